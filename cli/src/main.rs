@@ -1,0 +1,2 @@
+//! The nullspend program.
+fn main() {}
