@@ -1,1 +1,14 @@
-//! core
+//! The rules of NullSpend, free of I/O.
+//!
+//! Everything that decides lives here as functions of data: what a call costs, what it may cost at most, which
+//! budgets it touches, whether they allow it, and how one request moves from headers to settlement. Nothing here
+//! reads a clock, a socket, a disk or a random source except [`clock::SystemClock`] and [`id::RandomIds`], which
+//! the composition root hands in.
+
+pub mod attempt;
+pub mod clock;
+pub mod id;
+pub mod ledger;
+pub mod money;
+pub mod policy;
+pub mod window;

@@ -1,0 +1,265 @@
+//! The ledger: one set of operations through which all spend is held, settled and charged (design §6).
+//!
+//! Every operation is idempotent by an id the caller makes, and all-or-nothing over its scopes. "No" is a value;
+//! an error means only that the ledger could not be reached.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    id::{AttemptId, BudgetId, OrgId},
+    money::Nanos,
+    policy::Enforcement,
+};
+
+/// Most scopes one operation may name.
+pub const MAX_SCOPES: usize = 32;
+
+/// A counter: one window of one generation of one budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CounterKey {
+    /// The budget.
+    pub budget: BudgetId,
+    /// Its generation (raised by resets).
+    pub generation: u32,
+    /// The window's start, which is its id.
+    pub window_start_ms: i64,
+}
+
+/// A budget window that an operation touches, with the limit the caller knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// The counter.
+    pub counter: CounterKey,
+    /// Exclusive end of the window; `None` never ends.
+    pub window_end_ms: Option<i64>,
+    /// The limit in force, as far as the caller knows.
+    pub limit: Nanos,
+    /// Orders limits: the ledger keeps the highest revision it has seen.
+    pub revision: u64,
+    /// Whether the limit denies.
+    pub enforcement: Enforcement,
+}
+
+/// Takes `amount` out of every scope, or out of none.
+#[derive(Clone, Debug)]
+pub struct Reserve {
+    /// The hold's id: the attempt's.
+    pub hold: AttemptId,
+    /// Whose budgets these are.
+    pub org: OrgId,
+    /// At most [`MAX_SCOPES`].
+    pub scopes: Vec<Scope>,
+    /// Upper bound of the cost.
+    pub amount: Nanos,
+    /// How long the hold lives without renewal, on the ledger's clock.
+    pub lease_ms: i64,
+    /// Opaque: what whoever sweeps the hold needs to write its event.
+    pub stub: Bytes,
+}
+
+/// A counter's state. `settled + held <= limit` for every `StrictBlock` counter, at every instant, unless something
+/// that was already spent pushed it over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Balance {
+    /// The limit the ledger holds.
+    pub limit: Nanos,
+    /// Spent.
+    pub settled: Nanos,
+    /// Taken by open holds.
+    pub held: Nanos,
+}
+
+impl Balance {
+    /// What is left, negative when overspent.
+    #[must_use]
+    pub fn remaining(&self) -> Nanos {
+        self.limit - self.settled - self.held
+    }
+}
+
+/// Why a reserve was denied. (Session and velocity reasons join when those laws do.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// The budget's limit.
+    Budget,
+}
+
+/// Answer to [`Ledger::reserve`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReserveOutcome {
+    /// Held in every scope. Balances are after the hold, in the order of the scopes; `exceeded` lists the
+    /// `SoftBlock` scopes (by index) that are now over their limit.
+    Reserved {
+        /// One for each scope.
+        balances: Vec<Balance>,
+        /// Indexes of soft scopes that are over.
+        exceeded: Vec<usize>,
+    },
+    /// Held nowhere. The first strict scope that does not fit, and every scope's untouched balance.
+    Denied {
+        /// Index of the scope.
+        scope: usize,
+        /// Why.
+        why: Why,
+        /// One for each scope.
+        balances: Vec<Balance>,
+        /// When trying again makes sense: the time to the window's end.
+        retry_after_ms: Option<i64>,
+    },
+    /// This hold exists already, or was settled; nothing changed.
+    AlreadyDone,
+    /// The caller's limit of this scope (by index) is older than the ledger's: refresh the policy, then retry once.
+    StalePolicy {
+        /// Index of the scope.
+        scope: usize,
+        /// The revision the ledger has.
+        revision: u64,
+    },
+    /// The ledger's clock lies outside the scope's window: recompute windows at `now_ms` and retry once.
+    WrongWindow {
+        /// The ledger's time.
+        now_ms: i64,
+    },
+}
+
+/// Answer to [`Ledger::extend`] for one hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExtendOutcome {
+    /// The lease runs anew, and the extra amount is held.
+    Extended,
+    /// The extra amount does not fit (lease renewed all the same). Index of the scope.
+    Denied {
+        /// Index of the scope.
+        scope: usize,
+    },
+    /// This extension number was applied before.
+    AlreadyDone,
+    /// The hold lapsed.
+    Lapsed,
+    /// No such hold.
+    Unknown,
+}
+
+/// Answer to [`Ledger::settle`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SettleOutcome {
+    /// Charged; the hold is gone. `over_by` is what the cost exceeded the hold by (0 normally).
+    Settled {
+        /// Overage, not less than 0.
+        over_by: Nanos,
+    },
+    /// Settled before: nothing changed.
+    AlreadyDone,
+    /// The hold had lapsed and was charged `charged`; counters took the difference. The caller reports revision 2.
+    Lapsed {
+        /// What the lapse had charged.
+        charged: Nanos,
+    },
+    /// No such hold: the ledger lost it. The caller charges with [`Ledger::charge`].
+    Unknown,
+}
+
+/// Spend that already happened elsewhere (SDK, MCP, replay). Never refused.
+#[derive(Clone, Debug)]
+pub struct Charge {
+    /// The event's id, which makes it idempotent.
+    pub id: AttemptId,
+    /// Whose budgets these are.
+    pub org: OrgId,
+    /// At most [`MAX_SCOPES`].
+    pub scopes: Vec<Scope>,
+    /// What was spent.
+    pub actual: Nanos,
+}
+
+/// Answer to [`Ledger::charge`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChargeOutcome {
+    /// Charged to every scope. Balances after it.
+    Charged {
+        /// One for each scope.
+        balances: Vec<Balance>,
+    },
+    /// Charged before: nothing changed.
+    AlreadyDone,
+}
+
+/// A budget's limit as the control plane set it, or its deletion.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitChange {
+    /// The budget.
+    pub budget: BudgetId,
+    /// Orders changes.
+    pub revision: u64,
+    /// `None`: the budget is deleted and binds no more.
+    pub limit: Option<Nanos>,
+}
+
+/// A hold whose lease ran out, charged in full until its owner reports the truth.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LapsedHold {
+    /// The hold.
+    pub hold: AttemptId,
+    /// Whose it was.
+    pub org: OrgId,
+    /// What was charged.
+    pub amount: Nanos,
+    /// The stub given at reserve.
+    pub stub: Bytes,
+}
+
+/// Open holds, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenHolds {
+    /// How many.
+    pub count: u64,
+    /// Age of the oldest.
+    pub oldest_ms: i64,
+    /// Sum of their amounts.
+    pub held: Nanos,
+}
+
+/// The ledger could not be reached; nothing is known of the operation, which may be repeated with the same id.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the ledger cannot be reached: {0}")]
+pub struct LedgerUnavailable(pub String);
+
+/// The port. Two mechanisms implement it: process memory and Redis.
+#[async_trait]
+pub trait Ledger: Send + Sync {
+    /// Takes the bound out of every scope before the request is forwarded.
+    async fn reserve(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable>;
+
+    /// Renews the leases of open holds, and takes `add` more for each. `number` (from 1, rising for each hold) makes
+    /// repeats harmless. One outcome for each hold, in order.
+    async fn extend(
+        &self,
+        org: OrgId,
+        holds: &[AttemptId],
+        number: u64,
+        lease_ms: i64,
+        add: Nanos,
+    ) -> Result<Vec<ExtendOutcome>, LedgerUnavailable>;
+
+    /// Replaces the hold by what the call really cost.
+    async fn settle(&self, org: OrgId, hold: AttemptId, actual: Nanos) -> Result<SettleOutcome, LedgerUnavailable>;
+
+    /// Records spend that happened elsewhere.
+    async fn charge(&self, charge: &Charge) -> Result<ChargeOutcome, LedgerUnavailable>;
+
+    /// State of counters; one that was never touched has zeros and the given budget's last known limit (or 0).
+    async fn balances(&self, org: OrgId, counters: &[CounterKey]) -> Result<Vec<Balance>, LedgerUnavailable>;
+
+    /// Sets limits and deletions ahead of the data planes' own knowledge.
+    async fn apply_limits(&self, org: OrgId, changes: &[LimitChange]) -> Result<(), LedgerUnavailable>;
+
+    /// Ends holds whose lease ran out, charging each in full.
+    async fn sweep(&self) -> Result<Vec<LapsedHold>, LedgerUnavailable>;
+
+    /// Sets the settled side of counters from the store, at start, before the first decision.
+    async fn load(&self, org: OrgId, settled: &[(CounterKey, Nanos)]) -> Result<(), LedgerUnavailable>;
+
+    /// Open holds now.
+    async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable>;
+}
