@@ -7,6 +7,7 @@
 
 pub mod attempt;
 pub mod clock;
+pub mod exchange;
 pub mod id;
 pub mod ledger;
 pub mod money;

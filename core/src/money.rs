@@ -94,7 +94,9 @@ mod tests {
 
     #[test]
     fn pico_rounds_half_up_once_and_bounds_round_up() {
-        for (pico, half_up, ceil) in [(0, 0, 0), (499, 0, 1), (500, 1, 1), (1000, 1, 1), (1001, 1, 2), (1500, 2, 2)] {
+        for (pico, half_up, ceil) in
+            [(0, 0, 0), (499, 0, 1), (500, 1, 1), (1000, 1, 1), (1001, 1, 2), (1500, 2, 2)]
+        {
             assert_eq!(Nanos::from_pico_half_up(pico), Nanos(half_up), "half up of {pico}");
             assert_eq!(Nanos::from_pico_ceil(pico), Nanos(ceil), "ceil of {pico}");
         }

@@ -43,7 +43,9 @@ impl Role {
     /// The role a word names.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Agent, Self::Viewer, Self::Member, Self::Admin, Self::Owner].into_iter().find(|r| r.as_str() == word)
+        [Self::Agent, Self::Viewer, Self::Member, Self::Admin, Self::Owner]
+            .into_iter()
+            .find(|r| r.as_str() == word)
     }
 }
 

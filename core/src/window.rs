@@ -33,7 +33,9 @@ impl Interval {
     /// The interval a word names.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Daily, Self::Weekly, Self::Monthly, Self::Yearly, Self::None].into_iter().find(|i| i.as_str() == word)
+        [Self::Daily, Self::Weekly, Self::Monthly, Self::Yearly, Self::None]
+            .into_iter()
+            .find(|i| i.as_str() == word)
     }
 }
 

@@ -243,7 +243,12 @@ pub trait Ledger: Send + Sync {
     ) -> Result<Vec<ExtendOutcome>, LedgerUnavailable>;
 
     /// Replaces the hold by what the call really cost.
-    async fn settle(&self, org: OrgId, hold: AttemptId, actual: Nanos) -> Result<SettleOutcome, LedgerUnavailable>;
+    async fn settle(
+        &self,
+        org: OrgId,
+        hold: AttemptId,
+        actual: Nanos,
+    ) -> Result<SettleOutcome, LedgerUnavailable>;
 
     /// Records spend that happened elsewhere.
     async fn charge(&self, charge: &Charge) -> Result<ChargeOutcome, LedgerUnavailable>;

@@ -1,0 +1,388 @@
+//! Answers the data plane gives itself: errors and denials in the contract's shape (§2.7, §2.8), with the provider's
+//! own error fields beside ours so that its SDK raises its usual class.
+
+use serde_json::{Map, Value, json};
+
+use crate::{
+    attempt::Api,
+    ledger::Balance,
+    money::Nanos,
+    policy::{BudgetRule, Entity},
+};
+
+/// A complete HTTP answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Header names (lower case) and values.
+    pub headers: Vec<(&'static str, String)>,
+    /// JSON.
+    pub body: Vec<u8>,
+    /// The error code, for metrics and denial records; empty on success.
+    pub code: &'static str,
+    /// The `details` of the body, for denial records.
+    pub details: Value,
+}
+
+/// Why a request is not forwarded, other than a budget.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// 400 `bad_request`.
+    BadRequest {
+        /// What to change.
+        message: String,
+        /// The body's field at fault.
+        param: Option<String>,
+    },
+    /// 400 `invalid_upstream`.
+    InvalidUpstream {
+        /// The base URLs that are allowed.
+        allowed: Vec<String>,
+    },
+    /// 400 `invalid_model`: no price, so no bound.
+    InvalidModel {
+        /// The model asked for.
+        model: String,
+        /// The provider whose prices were searched.
+        provider: String,
+    },
+    /// 401 `unauthorized`.
+    Unauthorized,
+    /// 403 `forbidden`: the key's role may not proxy.
+    NotAnAgent {
+        /// The key's role.
+        role: &'static str,
+    },
+    /// 403 `mandate_violation`.
+    Mandate {
+        /// `allowed_providers` or `allowed_models`.
+        mandate: &'static str,
+        /// What was asked for.
+        requested: String,
+        /// What is allowed.
+        allowed: Vec<String>,
+    },
+    /// 404 `not_found`.
+    NotFound,
+    /// 413 `payload_too_large`.
+    TooLarge {
+        /// The limit.
+        max_bytes: usize,
+    },
+    /// 503 `service_unavailable`: no policy yet, or the spool cannot be written.
+    Unavailable {
+        /// What is missing.
+        message: String,
+    },
+    /// 503 `overloaded`: too many request bodies in flight.
+    Overloaded,
+    /// 503 `budget_unavailable`: the ledger cannot decide; fail closed.
+    BudgetUnavailable,
+}
+
+impl Refusal {
+    /// The HTTP status, code, message and details of the refusal.
+    fn parts(&self) -> (u16, &'static str, String, Value) {
+        match self {
+            Self::BadRequest { message, .. } => (400, "bad_request", message.clone(), Value::Null),
+            Self::InvalidUpstream { allowed } => (
+                400,
+                "invalid_upstream",
+                "X-NullSpend-Upstream names no configured upstream; use one of details.allowed, or have the operator \
+                 add it to the upstream table"
+                    .into(),
+                json!({ "allowed": allowed }),
+            ),
+            Self::InvalidModel { model, provider } => (
+                400,
+                "invalid_model",
+                format!(
+                    "model {model:?} has no price for provider {provider:?}, so its cost cannot be bounded; check the \
+                     spelling, or have an administrator add a price"
+                ),
+                json!({ "model": model, "provider": provider }),
+            ),
+            Self::Unauthorized => (
+                401,
+                "unauthorized",
+                "send a valid NullSpend key in the X-NullSpend-Key header (once); Authorization and x-api-key belong \
+                 to the provider"
+                    .into(),
+                Value::Null,
+            ),
+            Self::NotAnAgent { role } => (
+                403,
+                "forbidden",
+                format!("only agent keys can proxy; this key's role is {role}. Create a key with role agent"),
+                json!({ "role": role }),
+            ),
+            Self::Mandate { mandate, requested, allowed } => (
+                403,
+                "mandate_violation",
+                format!("this key's {mandate} do not include {requested:?}"),
+                json!({ "mandate": mandate, "requested": truncated(requested, 200), "allowed": allowed }),
+            ),
+            Self::NotFound => (
+                404,
+                "not_found",
+                "no such route; POST /v1/chat/completions, /v1/responses or /v1/messages".into(),
+                Value::Null,
+            ),
+            Self::TooLarge { max_bytes } => (
+                413,
+                "payload_too_large",
+                format!("the request body is larger than {max_bytes} bytes"),
+                json!({ "max_bytes": max_bytes }),
+            ),
+            Self::Unavailable { message } => (503, "service_unavailable", message.clone(), Value::Null),
+            Self::Overloaded => {
+                (503, "overloaded", "too many request bodies are in flight; try again".into(), Value::Null)
+            }
+            Self::BudgetUnavailable => (
+                503,
+                "budget_unavailable",
+                "the budget ledger cannot decide now, and nothing is forwarded undecided; try again".into(),
+                Value::Null,
+            ),
+        }
+    }
+
+    /// The answer, in the error shape of the API spoken (`None`: our own routes).
+    #[must_use]
+    pub fn answer(&self, api: Option<Api>) -> Answer {
+        let (status, code, message, details) = self.parts();
+        let param = match self {
+            Self::BadRequest { param, .. } => param.clone(),
+            Self::InvalidModel { .. } => Some("model".to_owned()),
+            _ => None,
+        };
+        let mut headers = Vec::new();
+        match status {
+            503 => headers.push(("retry-after", "1".to_owned())),
+            // Both provider SDKs would repeat some of these; nothing changes until the caller does.
+            _ => headers.push(("x-should-retry", "false".to_owned())),
+        }
+        let error = ErrorBody { status, code, message, details: details.clone(), param, recovery: None };
+        Answer { status, headers, body: error.render(api), code, details }
+    }
+}
+
+/// A budget that said no, with its numbers.
+#[derive(Clone, Debug)]
+pub struct BudgetDenial<'a> {
+    /// The budget that stopped the call.
+    pub rule: &'a BudgetRule,
+    /// Its state.
+    pub balance: Balance,
+    /// The bound that did not fit.
+    pub estimated: Nanos,
+    /// Milliseconds until its window ends.
+    pub retry_after_ms: Option<i64>,
+}
+
+impl BudgetDenial<'_> {
+    /// 429 with the code of the entity's kind (contract §2.7).
+    #[must_use]
+    pub fn answer(&self, api: Api) -> Answer {
+        let limit = self.balance.limit.microdollars_half_up();
+        let spend = (self.balance.settled + self.balance.held).microdollars_half_up();
+        let remaining = self.balance.remaining().max(Nanos::ZERO).0.div_euclid(1000);
+        // Nano to micro rounds up like pico to nano: a bound is never shown lower than it is.
+        let estimated = Nanos::from_pico_ceil(i128::from(self.estimated.0)).0;
+        let entity_id = self.rule.entity.shown_id();
+        let mut details = Map::new();
+        let code = match &self.rule.entity {
+            Entity::Customer(id) => {
+                details.insert("customer_id".into(), json!(id));
+                "customer_budget_exceeded"
+            }
+            Entity::Tag(pair) => {
+                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                details.insert("tag_key".into(), json!(name));
+                details.insert("tag_value".into(), json!(value));
+                "tag_budget_exceeded"
+            }
+            Entity::Org(_) | Entity::User(_) | Entity::ApiKey(_) => "budget_exceeded",
+        };
+        details.insert("entity_type".into(), json!(self.rule.entity.kind()));
+        details.insert("entity_id".into(), json!(entity_id));
+        details.insert("budget_id".into(), json!(self.rule.budget.to_string()));
+        details.insert("budget_limit_microdollars".into(), json!(limit));
+        details.insert("budget_spend_microdollars".into(), json!(spend));
+        details.insert("estimated_cost_microdollars".into(), json!(estimated));
+        details.insert("remaining_microdollars".into(), json!(remaining));
+        details.insert("finalization_reserve_microdollars".into(), json!(0));
+        details.insert("finalization_remaining_microdollars".into(), json!(remaining));
+        let message = format!(
+            "the {} budget of {} allows {} more, and this call may cost up to {}; lower max tokens, or have the budget raised",
+            self.rule.entity.kind(),
+            entity_id,
+            self.balance.remaining().max(Nanos::ZERO),
+            self.estimated,
+        );
+        let retry_after_seconds = self.retry_after_ms.map(|ms| (ms.max(0) + 999) / 1000);
+        let recovery = json!({ "retryable": false, "owner_action_required": true,
+            "retry_after_seconds": retry_after_seconds, "docs": null });
+        let details = Value::Object(details);
+        let error = ErrorBody {
+            status: 429,
+            code,
+            message,
+            details: details.clone(),
+            param: None,
+            recovery: Some(recovery),
+        };
+        let headers = vec![
+            ("x-nullspend-denied", "1".to_owned()),
+            // Without it a provider SDK sends a denied call three times (contract §0.3-17).
+            ("x-should-retry", "false".to_owned()),
+        ];
+        Answer { status: 429, headers, body: error.render(Some(api)), code, details }
+    }
+}
+
+struct ErrorBody {
+    status: u16,
+    code: &'static str,
+    message: String,
+    details: Value,
+    param: Option<String>,
+    recovery: Option<Value>,
+}
+
+impl ErrorBody {
+    fn render(self, api: Option<Api>) -> Vec<u8> {
+        let mut error = Map::new();
+        error.insert("code".into(), json!(self.code));
+        error.insert("message".into(), json!(self.message));
+        error.insert("details".into(), self.details);
+        if let Some(recovery) = self.recovery {
+            error.insert("recovery".into(), recovery);
+        }
+        let body = match api {
+            Some(Api::OpenAiChat | Api::OpenAiResponses) => {
+                error.insert("type".into(), json!(openai_type(self.status)));
+                error.insert("param".into(), json!(self.param));
+                json!({ "error": error })
+            }
+            Some(Api::AnthropicMessages) => {
+                error.insert("type".into(), json!(anthropic_type(self.status)));
+                json!({ "type": "error", "error": error })
+            }
+            None => json!({ "error": error }),
+        };
+        body.to_string().into_bytes()
+    }
+}
+
+fn openai_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        429 => "insufficient_quota",
+        500.. => "server_error",
+        _ => "invalid_request_error",
+    }
+}
+
+fn anthropic_type(status: u16) -> &'static str {
+    match status {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 => "overloaded_error",
+        500.. => "api_error",
+        _ => "invalid_request_error",
+    }
+}
+
+fn truncated(text: &str, max_chars: usize) -> String {
+    text.chars().take(max_chars).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        id::{BudgetId, KeyId, OrgId},
+        policy::Enforcement,
+        window::{Interval, TimeZone},
+    };
+
+    fn rule(entity: Entity) -> BudgetRule {
+        let id = uuid::Uuid::from_u128(1);
+        BudgetRule {
+            budget: BudgetId(id),
+            org: OrgId(id),
+            entity,
+            name: String::new(),
+            limit: Nanos(5_000_000_000),
+            enforcement: Enforcement::StrictBlock,
+            interval: Interval::None,
+            time_zone: TimeZone::utc(),
+            generation: 1,
+            revision: 1,
+        }
+    }
+
+    fn denial(entity: Entity, api: Api) -> (Answer, Value) {
+        let rule = rule(entity);
+        let balance = Balance { limit: rule.limit, settled: Nanos(4_000_000_000), held: Nanos(990_000_000) };
+        let denial =
+            BudgetDenial { rule: &rule, balance, estimated: Nanos(43_210_000), retry_after_ms: Some(1) };
+        let answer = denial.answer(api);
+        let body = serde_json::from_slice(&answer.body).unwrap();
+        (answer, body)
+    }
+
+    #[test]
+    fn a_denial_carries_what_both_published_clients_read() {
+        let key = KeyId(uuid::Uuid::from_u128(9));
+        let (answer, body) = denial(Entity::ApiKey(key), Api::OpenAiChat);
+        assert_eq!(answer.status, 429);
+        assert!(answer.headers.contains(&("x-nullspend-denied", "1".into())));
+        assert!(answer.headers.contains(&("x-should-retry", "false".into())));
+        let error = &body["error"];
+        assert_eq!(error["code"], "budget_exceeded");
+        assert_eq!(error["details"]["entity_id"], json!(key.to_string()));
+        assert_eq!(error["details"]["budget_limit_microdollars"], 5_000_000);
+        assert_eq!(error["details"]["budget_spend_microdollars"], 4_990_000);
+        assert_eq!(error["details"]["estimated_cost_microdollars"], 43_210);
+        assert_eq!(error["details"]["remaining_microdollars"], 10_000);
+        assert_eq!(error["recovery"]["retry_after_seconds"], 1);
+    }
+
+    #[test]
+    fn tags_and_customers_have_codes_of_their_own() {
+        let (_, body) = denial(Entity::Tag("team=core=x".into()), Api::OpenAiResponses);
+        assert_eq!(body["error"]["code"], "tag_budget_exceeded");
+        assert_eq!(body["error"]["details"]["tag_key"], "team");
+        assert_eq!(body["error"]["details"]["tag_value"], "core=x");
+        let (_, body) = denial(Entity::Customer("acme".into()), Api::AnthropicMessages);
+        assert_eq!(body["error"]["code"], "customer_budget_exceeded");
+        assert_eq!((&body["type"], &body["error"]["type"]), (&json!("error"), &json!("rate_limit_error")));
+    }
+
+    #[test]
+    fn an_upstream_429_and_our_refusals_never_say_denied() {
+        for refusal in
+            [Refusal::Unauthorized, Refusal::NotFound, Refusal::BudgetUnavailable, Refusal::Overloaded]
+        {
+            let answer = refusal.answer(Some(Api::OpenAiChat));
+            assert!(answer.headers.iter().all(|(name, _)| *name != "x-nullspend-denied"), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn a_mandate_violation_truncates_what_was_asked_for() {
+        let requested = "m".repeat(500);
+        let refusal =
+            Refusal::Mandate { mandate: "allowed_models", requested, allowed: vec!["gpt-4o".into()] };
+        let answer = refusal.answer(Some(Api::OpenAiChat));
+        assert_eq!((answer.status, answer.code), (403, "mandate_violation"));
+        assert_eq!(answer.details["requested"].as_str().map(str::len), Some(200));
+    }
+}
