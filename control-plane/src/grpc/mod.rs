@@ -1,0 +1,1 @@
+//! Thin gRPC services: protocol messages to use cases and back, nothing else.

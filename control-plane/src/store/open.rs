@@ -1,0 +1,140 @@
+//! Connecting and migrating.
+
+use std::{str::FromStr, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+use super::{
+    Store,
+    error::{During, StoreError},
+    pool::{Pool, on_pool},
+};
+
+/// How long an operation waits for a free connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long SQLite waits for another process's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+const READERS: u32 = 4;
+const POSTGRES_CONNECTIONS: u32 = 10;
+
+/// The store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Neither `sqlite:…` nor `postgres://…`. The text itself is not shown: it may hold a password.
+    #[error("the database URL must begin with sqlite: or postgres://")]
+    UnknownScheme,
+    /// The URL has the right scheme and cannot be read.
+    #[error("the database URL cannot be read; see the driver's reason")]
+    BadUrl(#[source] sqlx::Error),
+    /// No connection.
+    #[error("cannot connect to the database")]
+    Connect(#[source] sqlx::Error),
+    /// The schema could not be brought up to date.
+    #[error("cannot migrate the database")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// The first query failed.
+    #[error("cannot prepare the database")]
+    Prepare(#[from] StoreError),
+}
+
+impl Store {
+    /// Connects, migrates, and makes sure that the database has a history.
+    ///
+    /// `url` is `sqlite:PATH` (created when missing) or `postgres://…`; a PostgreSQL unix socket is named by the
+    /// parameter `host`, as in `postgres:///nullspend?host=/run/postgresql`. `new_history_id` is used only when the
+    /// database is new.
+    ///
+    /// # Errors
+    /// [`OpenError`] says which step failed.
+    pub async fn open(url: &SecretString, new_history_id: &str) -> Result<Self, OpenError> {
+        let text = url.expose_secret();
+        let pool = if text.starts_with("sqlite:") {
+            open_sqlite(text).await?
+        } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+            open_postgres(text).await?
+        } else {
+            return Err(OpenError::UnknownScheme);
+        };
+        let store = Self { pool };
+        store.ensure_history(new_history_id).await?;
+        Ok(store)
+    }
+
+    /// Whether the database answers.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it does not.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        on_pool!(read self.pool, |c, Db| {
+            sqlx::query("SELECT revision FROM policy_state WHERE id = 1").fetch_one(c).await.during("ping")?;
+            Ok(())
+        })
+    }
+
+    /// Closes every connection; SQLite checkpoints its log.
+    pub async fn close(&self) {
+        match &self.pool {
+            Pool::Sqlite { w, r } => {
+                r.close().await;
+                w.close().await;
+            }
+            Pool::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    async fn ensure_history(&self, new_history_id: &str) -> Result<(), StoreError> {
+        on_pool!(write self.pool, |c, Db| {
+            sqlx::query("INSERT INTO policy_state (id, revision, history_id) VALUES (1, 1, $1) ON CONFLICT (id) DO NOTHING")
+                .bind(new_history_id)
+                .execute(c)
+                .await
+                .during("begin a policy history")?;
+            Ok(())
+        })
+    }
+}
+
+async fn open_sqlite(url: &str) -> Result<Pool, OpenError> {
+    let options = SqliteConnectOptions::from_str(url)
+        .map_err(OpenError::BadUrl)?
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // An acknowledged event must survive a power cut (design §3).
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY_TIMEOUT)
+        .foreign_keys(true);
+    // The writer goes first: it makes the file, and SQLite has no migration lock.
+    let w = SqlitePoolOptions::new()
+        .max_connections(1)
+        .min_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options.clone())
+        .await
+        .map_err(OpenError::Connect)?;
+    sqlx::migrate!("migrations/sqlite").run(&w).await.map_err(OpenError::Migrate)?;
+    let r = SqlitePoolOptions::new()
+        .max_connections(READERS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options.read_only(true).create_if_missing(false))
+        .await
+        .map_err(OpenError::Connect)?;
+    Ok(Pool::Sqlite { w, r })
+}
+
+async fn open_postgres(url: &str) -> Result<Pool, OpenError> {
+    let options = PgConnectOptions::from_str(url).map_err(OpenError::BadUrl)?.application_name("nullspend");
+    let pool = PgPoolOptions::new()
+        .max_connections(POSTGRES_CONNECTIONS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options)
+        .await
+        .map_err(OpenError::Connect)?;
+    sqlx::migrate!("migrations/postgres").run(&pool).await.map_err(OpenError::Migrate)?;
+    Ok(Pool::Postgres(pool))
+}

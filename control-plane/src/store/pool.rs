@@ -1,0 +1,90 @@
+//! The two databases behind one query body.
+
+use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
+
+/// Native pools. SQLite has one writer and several read-only readers.
+#[derive(Clone, Debug)]
+pub(super) enum Pool {
+    Sqlite { w: SqlitePool, r: SqlitePool },
+    Postgres(PgPool),
+}
+
+/// An open transaction; dropped without commit it rolls back.
+pub(super) enum Tx {
+    Sqlite(Transaction<'static, Sqlite>),
+    Postgres(Transaction<'static, Postgres>),
+}
+
+impl Pool {
+    /// Begins a writing transaction. SQLite takes the write lock at once, since a reader that becomes a writer in the
+    /// middle fails without waiting.
+    pub(super) async fn begin(&self) -> Result<Tx, sqlx::Error> {
+        Ok(match self {
+            Self::Sqlite { w, .. } => Tx::Sqlite(w.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Postgres(pool) => Tx::Postgres(pool.begin().await?),
+        })
+    }
+}
+
+impl Tx {
+    pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
+        match self {
+            Self::Sqlite(tx) => tx.commit().await,
+            Self::Postgres(tx) => tx.commit().await,
+        }
+    }
+}
+
+/// Expands one query body for both drivers: `on_pool!(read self.pool, |c, Db| …)`; `c` is the pool, `Db` the driver.
+macro_rules! on_pool {
+    (read $pool:expr, |$c:ident, $db:ident| $body:expr) => {
+        match &$pool {
+            $crate::store::pool::Pool::Sqlite { r: $c, .. } => {
+                #[allow(dead_code, reason = "not every body names the driver")]
+                type $db = sqlx::Sqlite;
+                $body
+            }
+            $crate::store::pool::Pool::Postgres($c) => {
+                #[allow(dead_code, reason = "not every body names the driver")]
+                type $db = sqlx::Postgres;
+                $body
+            }
+        }
+    };
+    (write $pool:expr, |$c:ident, $db:ident| $body:expr) => {
+        match &$pool {
+            $crate::store::pool::Pool::Sqlite { w: $c, .. } => {
+                #[allow(dead_code, reason = "not every body names the driver")]
+                type $db = sqlx::Sqlite;
+                $body
+            }
+            $crate::store::pool::Pool::Postgres($c) => {
+                #[allow(dead_code, reason = "not every body names the driver")]
+                type $db = sqlx::Postgres;
+                $body
+            }
+        }
+    };
+}
+
+/// Expands one body for both drivers inside a transaction; `c` is the connection, reborrowed as `&mut *c` at each use.
+macro_rules! on_tx {
+    ($tx:expr, |$c:ident, $db:ident| $body:expr) => {
+        match $tx {
+            $crate::store::pool::Tx::Sqlite(tx) => {
+                #[allow(dead_code, reason = "not every body names the driver")]
+                type $db = sqlx::Sqlite;
+                let $c = &mut **tx;
+                $body
+            }
+            $crate::store::pool::Tx::Postgres(tx) => {
+                #[allow(dead_code, reason = "not every body names the driver")]
+                type $db = sqlx::Postgres;
+                let $c = &mut **tx;
+                $body
+            }
+        }
+    };
+}
+
+pub(super) use {on_pool, on_tx};
