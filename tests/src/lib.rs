@@ -1,1 +1,9 @@
-//! tests
+//! The product as a user meets it: a real Envoy and the real program, a provider that knows what it billed, and the
+//! official SDKs. Each file under `tests/` keeps one promise.
+
+#[allow(clippy::expect_used, reason = "a test's client fails by panicking")]
+pub mod http;
+pub mod provider;
+#[allow(clippy::expect_used, reason = "a test's world fails by panicking")]
+pub mod stack;
+pub mod tap;
