@@ -3,13 +3,17 @@
 //! Every operation is idempotent by an id the caller makes, and all-or-nothing over its scopes. "No" is a value;
 //! an error means only that the ledger could not be reached.
 
+mod books;
+pub mod law;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
     id::{AttemptId, BudgetId, OrgId},
     money::Nanos,
-    policy::Enforcement,
+    policy::{BudgetRule, Enforcement},
+    window::{Window, window_at},
 };
 
 /// Most scopes one operation may name.
@@ -39,6 +43,45 @@ pub struct Scope {
     pub revision: u64,
     /// Whether the limit denies.
     pub enforcement: Enforcement,
+}
+
+impl Scope {
+    /// A budget's scope in a window that the caller has at hand.
+    #[must_use]
+    pub fn in_window(rule: &BudgetRule, window: &Window) -> Self {
+        let counter =
+            CounterKey { budget: rule.budget, generation: rule.generation, window_start_ms: window.start_ms };
+        Self {
+            counter,
+            window_end_ms: window.end_ms,
+            limit: rule.limit,
+            revision: rule.revision,
+            enforcement: rule.enforcement,
+        }
+    }
+}
+
+/// A budget's scope in its window at an instant.
+#[must_use]
+pub fn scope_for(rule: &BudgetRule, now_ms: i64) -> Scope {
+    Scope::in_window(rule, &window_at(rule.interval, &rule.time_zone, now_ms))
+}
+
+/// What makes a call meaningless. A mistake in the calling program, told as a value: nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Misuse {
+    /// More than [`MAX_SCOPES`].
+    #[error("names more than {MAX_SCOPES} scopes")]
+    TooManyScopes,
+    /// A budget has one window at any instant, so a call may name it once.
+    #[error("names a budget twice")]
+    BudgetTwice,
+    /// Amounts lie between 0 and [`MAX_EVENT`](crate::money::MAX_EVENT).
+    #[error("has an amount outside 0 to 1 000 000 dollars")]
+    AmountOutOfRange,
+    /// A lease is at least a millisecond.
+    #[error("has a lease that is not positive")]
+    LeaseNotPositive,
 }
 
 /// Takes `amount` out of every scope, or out of none.
@@ -107,7 +150,7 @@ pub enum ReserveOutcome {
         /// When trying again makes sense: the time to the window's end.
         retry_after_ms: Option<i64>,
     },
-    /// This hold exists already, or was settled; nothing changed.
+    /// This hold exists already, lapsed, was settled or charged; nothing changed.
     AlreadyDone,
     /// The caller's limit of this scope (by index) is older than the ledger's: refresh the policy, then retry once.
     StalePolicy {
@@ -116,11 +159,14 @@ pub enum ReserveOutcome {
         /// The revision the ledger has.
         revision: u64,
     },
-    /// The ledger's clock lies outside the scope's window: recompute windows at `now_ms` and retry once.
+    /// The ledger's clock lies outside the scope's window: recompute windows at `now_ms` and retry once. Looked at
+    /// after `StalePolicy`, so a call may meet both.
     WrongWindow {
         /// The ledger's time.
         now_ms: i64,
     },
+    /// The call makes no sense.
+    Invalid(Misuse),
 }
 
 /// Answer to [`Ledger::extend`] for one hold.
@@ -128,17 +174,19 @@ pub enum ReserveOutcome {
 pub enum ExtendOutcome {
     /// The lease runs anew, and the extra amount is held.
     Extended,
-    /// The extra amount does not fit (lease renewed all the same). Index of the scope.
+    /// The extra amount does not fit (lease renewed all the same). The number is not used up: a repeat asks again.
     Denied {
-        /// Index of the scope.
+        /// Index of the scope, as in the reserve.
         scope: usize,
     },
-    /// This extension number was applied before.
+    /// This extension number was applied before, or the hold is settled.
     AlreadyDone,
     /// The hold lapsed.
     Lapsed,
     /// No such hold.
     Unknown,
+    /// The call makes no sense.
+    Invalid(Misuse),
 }
 
 /// Answer to [`Ledger::settle`].
@@ -158,9 +206,12 @@ pub enum SettleOutcome {
     },
     /// No such hold: the ledger lost it. The caller charges with [`Ledger::charge`].
     Unknown,
+    /// The call makes no sense.
+    Invalid(Misuse),
 }
 
-/// Spend that already happened elsewhere (SDK, MCP, replay). Never refused.
+/// Spend that already happened elsewhere (SDK, MCP, replay). Never refused. When the id turns out to be that of an
+/// open or lapsed hold, the hold is settled instead, in its own windows: an id is spent once.
 #[derive(Clone, Debug)]
 pub struct Charge {
     /// The event's id, which makes it idempotent.
@@ -181,8 +232,10 @@ pub enum ChargeOutcome {
         /// One for each scope.
         balances: Vec<Balance>,
     },
-    /// Charged before: nothing changed.
+    /// Charged or settled before: nothing changed.
     AlreadyDone,
+    /// The call makes no sense.
+    Invalid(Misuse),
 }
 
 /// A budget's limit as the control plane set it, or its deletion.
@@ -216,7 +269,7 @@ pub struct OpenHolds {
     pub count: u64,
     /// Age of the oldest.
     pub oldest_ms: i64,
-    /// Sum of their amounts.
+    /// Sum of their amounts, each hold once however many scopes it has.
     pub held: Nanos,
 }
 
@@ -253,7 +306,8 @@ pub trait Ledger: Send + Sync {
     /// Records spend that happened elsewhere.
     async fn charge(&self, charge: &Charge) -> Result<ChargeOutcome, LedgerUnavailable>;
 
-    /// State of counters; one that was never touched has zeros and the given budget's last known limit (or 0).
+    /// State of counters; one that was never touched has zeros and its budget's last known limit (0 when unknown or
+    /// deleted).
     async fn balances(&self, org: OrgId, counters: &[CounterKey]) -> Result<Vec<Balance>, LedgerUnavailable>;
 
     /// Sets limits and deletions ahead of the data planes' own knowledge.

@@ -1,0 +1,381 @@
+//! The law of the ledger: what every operation does to the budgets of one organisation (design §6).
+//!
+//! Pure: time is passed in, nothing is awaited, nothing fails. The in-memory ledger is this state behind a lock, and
+//! every other ledger is tested against it. The order of a reserve is session limit, velocity, budget, hold; the
+//! first two join here when budgets have them.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::{
+    Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, LimitChange, MAX_SCOPES, Misuse,
+    OpenHolds, Reserve, ReserveOutcome, Scope, SettleOutcome, Why, books::Books,
+};
+use crate::{
+    id::{AttemptId, OrgId},
+    money::{MAX_EVENT, MAX_TOTAL_NANOS, Nanos},
+    policy::Enforcement,
+};
+
+/// How long settled and charged ids are remembered, on the ledger's clock (design §6).
+pub const REMEMBER_DONE_MS: i64 = 3_600_000;
+
+/// The ledger of one organisation.
+#[derive(Clone, Debug)]
+pub struct State {
+    org: OrgId,
+    /// The latest time ever passed in: time never moves backwards.
+    now_ms: i64,
+    books: Books,
+    open: HashMap<AttemptId, Hold>,
+    /// Remembered until their owners report the truth.
+    lapsed: HashMap<AttemptId, Lapse>,
+    done: Done,
+}
+
+#[derive(Clone, Debug)]
+struct Hold {
+    counters: Box<[CounterKey]>,
+    amount: Nanos,
+    since_ms: i64,
+    /// The hold may be swept from here on; until it is, it can still be extended and settled.
+    lease_end_ms: i64,
+    /// Number of the last extension applied.
+    extension: u64,
+    stub: Bytes,
+}
+
+#[derive(Clone, Debug)]
+struct Lapse {
+    counters: Box<[CounterKey]>,
+    charged: Nanos,
+}
+
+/// Ids that were settled or charged within [`REMEMBER_DONE_MS`].
+#[derive(Clone, Debug, Default)]
+struct Done {
+    ids: HashSet<AttemptId>,
+    /// The same ids with the time they were done, oldest first.
+    order: VecDeque<(i64, AttemptId)>,
+}
+
+impl Done {
+    fn insert(&mut self, id: AttemptId, now_ms: i64) {
+        if self.ids.insert(id) {
+            self.order.push_back((now_ms, id));
+        }
+    }
+
+    fn forget_old(&mut self, now_ms: i64) {
+        while let Some((at_ms, id)) = self.order.front() {
+            if now_ms.saturating_sub(*at_ms) < REMEMBER_DONE_MS {
+                break;
+            }
+            self.ids.remove(id);
+            self.order.pop_front();
+        }
+    }
+}
+
+impl State {
+    /// An organisation of which nothing is known yet.
+    #[must_use]
+    pub fn new(org: OrgId) -> Self {
+        Self {
+            org,
+            now_ms: i64::MIN,
+            books: Books::default(),
+            open: HashMap::new(),
+            lapsed: HashMap::new(),
+            done: Done::default(),
+        }
+    }
+
+    /// Moves the ledger's clock, forwards only.
+    fn tick(&mut self, now_ms: i64) {
+        self.now_ms = self.now_ms.max(now_ms);
+        self.done.forget_old(self.now_ms);
+    }
+
+    /// Holds the amount in every scope or in none. See [`super::Ledger::reserve`].
+    ///
+    /// Refusals are looked for in this order: misuse, id known, stale policy, wrong window, budgets. A call that gets
+    /// as far as the budgets teaches the ledger its limits even when it is denied.
+    pub fn reserve(&mut self, now_ms: i64, reserve: &Reserve) -> ReserveOutcome {
+        self.tick(now_ms);
+        let misuse = check_scopes(&reserve.scopes)
+            .and_then(|()| check_amount(reserve.amount))
+            .and_then(|()| check_lease(reserve.lease_ms));
+        if let Err(misuse) = misuse {
+            return ReserveOutcome::Invalid(misuse);
+        }
+        if self.knows(&reserve.hold) {
+            return ReserveOutcome::AlreadyDone;
+        }
+        for (scope, named) in reserve.scopes.iter().enumerate() {
+            if let Some(revision) = self.books.later_revision(named) {
+                return ReserveOutcome::StalePolicy { scope, revision };
+            }
+        }
+        if !reserve.scopes.iter().all(|scope| is_current(scope, self.now_ms)) {
+            return ReserveOutcome::WrongWindow { now_ms: self.now_ms };
+        }
+        let mut balances = Vec::with_capacity(reserve.scopes.len());
+        let mut exceeded = Vec::new();
+        let mut denied_by = None;
+        for (index, scope) in reserve.scopes.iter().enumerate() {
+            let (balance, fits) = self.books.look_at(scope, reserve.amount);
+            balances.push(balance);
+            match scope.enforcement {
+                Enforcement::StrictBlock if !fits && denied_by.is_none() => denied_by = Some(index),
+                Enforcement::SoftBlock if !fits => exceeded.push(index),
+                _ => {}
+            }
+        }
+        if let Some(scope) = denied_by {
+            let retry_after_ms = reserve.scopes[scope].window_end_ms.map(|end| end - self.now_ms);
+            return ReserveOutcome::Denied { scope, why: Why::Budget, balances, retry_after_ms };
+        }
+        self.hold(reserve, &mut balances);
+        ReserveOutcome::Reserved { balances, exceeded }
+    }
+
+    /// Holds what was found to fit, and brings the balances up to date.
+    fn hold(&mut self, reserve: &Reserve, balances: &mut [Balance]) {
+        for (scope, balance) in reserve.scopes.iter().zip(balances) {
+            self.books.open(scope).hold(reserve.amount);
+            balance.held = balance.held + reserve.amount;
+        }
+        let hold = Hold {
+            counters: reserve.scopes.iter().map(|scope| scope.counter).collect(),
+            amount: reserve.amount,
+            since_ms: self.now_ms,
+            lease_end_ms: self.now_ms.saturating_add(reserve.lease_ms),
+            extension: 0,
+            stub: reserve.stub.clone(),
+        };
+        self.open.insert(reserve.hold, hold);
+    }
+
+    /// Renews leases and holds `add` more for each. See [`super::Ledger::extend`].
+    pub fn extend(
+        &mut self,
+        now_ms: i64,
+        holds: &[AttemptId],
+        number: u64,
+        lease_ms: i64,
+        add: Nanos,
+    ) -> Vec<ExtendOutcome> {
+        self.tick(now_ms);
+        if let Err(misuse) = check_amount(add).and_then(|()| check_lease(lease_ms)) {
+            return vec![ExtendOutcome::Invalid(misuse); holds.len()];
+        }
+        holds.iter().map(|hold| self.extend_one(*hold, number, lease_ms, add)).collect()
+    }
+
+    fn extend_one(&mut self, id: AttemptId, number: u64, lease_ms: i64, add: Nanos) -> ExtendOutcome {
+        let Some(hold) = self.open.get_mut(&id) else {
+            return if self.lapsed.contains_key(&id) {
+                ExtendOutcome::Lapsed
+            } else if self.done.ids.contains(&id) {
+                ExtendOutcome::AlreadyDone
+            } else {
+                ExtendOutcome::Unknown
+            };
+        };
+        if number <= hold.extension {
+            return ExtendOutcome::AlreadyDone;
+        }
+        if hold.amount + add > MAX_EVENT {
+            return ExtendOutcome::Invalid(Misuse::AmountOutOfRange);
+        }
+        hold.lease_end_ms = self.now_ms.saturating_add(lease_ms);
+        // A renewal that takes nothing asks no budget: a lowered limit must not end calls under way.
+        if add > Nanos::ZERO {
+            let full = hold.counters.iter().position(|counter| !self.books.allows_more(counter, add));
+            if let Some(scope) = full {
+                return ExtendOutcome::Denied { scope };
+            }
+            for counter in &hold.counters {
+                if let Some(counter) = self.books.counter_mut(counter) {
+                    counter.hold_more(add);
+                }
+            }
+            hold.amount = hold.amount + add;
+        }
+        hold.extension = number;
+        ExtendOutcome::Extended
+    }
+
+    /// Replaces a hold by the cost. See [`super::Ledger::settle`].
+    pub fn settle(&mut self, now_ms: i64, id: AttemptId, actual: Nanos) -> SettleOutcome {
+        self.tick(now_ms);
+        if let Err(misuse) = check_amount(actual) {
+            return SettleOutcome::Invalid(misuse);
+        }
+        if let Some(hold) = self.open.remove(&id) {
+            for counter in &hold.counters {
+                if let Some(counter) = self.books.counter_mut(counter) {
+                    counter.settle(hold.amount, actual);
+                }
+            }
+            self.done.insert(id, self.now_ms);
+            return SettleOutcome::Settled { over_by: (actual - hold.amount).max(Nanos::ZERO) };
+        }
+        if let Some(lapse) = self.lapsed.remove(&id) {
+            for counter in &lapse.counters {
+                if let Some(counter) = self.books.counter_mut(counter) {
+                    counter.correct(lapse.charged, actual);
+                }
+            }
+            self.done.insert(id, self.now_ms);
+            return SettleOutcome::Lapsed { charged: lapse.charged };
+        }
+        if self.done.ids.contains(&id) { SettleOutcome::AlreadyDone } else { SettleOutcome::Unknown }
+    }
+
+    /// Records spend that happened elsewhere, whatever limits and windows say. See [`super::Ledger::charge`].
+    ///
+    /// Of a window that ended and that no hold names, the ledger may have forgotten earlier spend: there, balances
+    /// are the store's to tell.
+    pub fn charge(&mut self, now_ms: i64, charge: &Charge) -> ChargeOutcome {
+        self.tick(now_ms);
+        if let Err(misuse) = check_scopes(&charge.scopes).and_then(|()| check_amount(charge.actual)) {
+            return ChargeOutcome::Invalid(misuse);
+        }
+        match self.settle(now_ms, charge.id, charge.actual) {
+            SettleOutcome::AlreadyDone => return ChargeOutcome::AlreadyDone,
+            SettleOutcome::Settled { .. } | SettleOutcome::Lapsed { .. } | SettleOutcome::Invalid(_) => {}
+            SettleOutcome::Unknown => {
+                for scope in &charge.scopes {
+                    self.books.open(scope).spend(charge.actual);
+                }
+                self.done.insert(charge.id, self.now_ms);
+            }
+        }
+        let balances = charge.scopes.iter().map(|scope| self.books.balance(&scope.counter)).collect();
+        ChargeOutcome::Charged { balances }
+    }
+
+    /// State of counters. See [`super::Ledger::balances`].
+    #[must_use]
+    pub fn balances(&self, counters: &[CounterKey]) -> Vec<Balance> {
+        counters.iter().map(|counter| self.books.balance(counter)).collect()
+    }
+
+    /// Sets limits and deletions; older ones than known change nothing. See [`super::Ledger::apply_limits`].
+    pub fn apply_limits(&mut self, changes: &[LimitChange]) {
+        for change in changes {
+            self.books.apply(change);
+        }
+    }
+
+    /// Ends holds whose lease ran out, by id, and drops counters that nothing needs. See [`super::Ledger::sweep`].
+    pub fn sweep(&mut self, now_ms: i64) -> Vec<LapsedHold> {
+        self.tick(now_ms);
+        let now_ms = self.now_ms;
+        let mut lapsed: Vec<LapsedHold> = Vec::new();
+        for (id, hold) in self.open.extract_if(|_, hold| hold.lease_end_ms <= now_ms) {
+            for counter in &hold.counters {
+                if let Some(counter) = self.books.counter_mut(counter) {
+                    counter.lapse(hold.amount, hold.amount);
+                }
+            }
+            self.lapsed.insert(id, Lapse { counters: hold.counters, charged: hold.amount });
+            lapsed.push(LapsedHold { hold: id, org: self.org, amount: hold.amount, stub: hold.stub });
+        }
+        lapsed.sort_by_key(|lapse| lapse.hold);
+        self.books.drop_ended(now_ms);
+        lapsed
+    }
+
+    /// Sets the settled side of counters from the store. See [`super::Ledger::load`].
+    pub fn load(&mut self, settled: &[(CounterKey, Nanos)]) {
+        for (counter, nanos) in settled {
+            self.books.load(counter, *nanos);
+        }
+    }
+
+    /// Open holds, those with an expired lease included until they are swept.
+    #[must_use]
+    pub fn open_holds(&self, now_ms: i64) -> OpenHolds {
+        let oldest = self.open.values().map(|hold| hold.since_ms).min();
+        OpenHolds {
+            count: self.open.len() as u64,
+            oldest_ms: oldest.map_or(0, |since| self.now_ms.max(now_ms).saturating_sub(since)),
+            held: self.open.values().map(|hold| hold.amount).sum(),
+        }
+    }
+
+    fn knows(&self, id: &AttemptId) -> bool {
+        self.open.contains_key(id) || self.lapsed.contains_key(id) || self.done.ids.contains(id)
+    }
+
+    /// What holds of every state the law can reach. Slow: for tests.
+    ///
+    /// # Errors
+    /// The sentence that is not true.
+    pub fn invariants(&self) -> Result<(), String> {
+        let mut held: HashMap<CounterKey, (i128, u32)> = HashMap::new();
+        for hold in self.open.values() {
+            for counter in &hold.counters {
+                let (sum, names) = held.entry(*counter).or_default();
+                *sum += i128::from(hold.amount.0);
+                *names += 1;
+            }
+        }
+        for counter in self.lapsed.values().flat_map(|lapse| &lapse.counters) {
+            held.entry(*counter).or_default().1 += 1;
+        }
+        for (key, counter) in self.books.counters() {
+            let (sum, names) = held.remove(&key).unwrap_or_default();
+            if counter.held != sum {
+                return Err(format!("{key:?} has {} held, its open holds sum to {sum}", counter.held));
+            }
+            if counter.named_by != names {
+                return Err(format!("{key:?} counts {} holds, {names} name it", counter.named_by));
+            }
+            if !(0..=MAX_TOTAL_NANOS).contains(&counter.settled.0) {
+                return Err(format!("{key:?} has settled {}", counter.settled.0));
+            }
+        }
+        if let Some(lost) = held.keys().next() {
+            return Err(format!("a hold names {lost:?}, which is gone"));
+        }
+        let twice = self.open.keys().any(|id| self.lapsed.contains_key(id) || self.done.ids.contains(id))
+            || self.lapsed.keys().any(|id| self.done.ids.contains(id));
+        if twice {
+            return Err("an id is in two states at once".to_owned());
+        }
+        if self.done.ids.len() != self.done.order.len() {
+            return Err("ids done and their order differ".to_owned());
+        }
+        Ok(())
+    }
+}
+
+fn is_current(scope: &Scope, now_ms: i64) -> bool {
+    scope.counter.window_start_ms <= now_ms && scope.window_end_ms.is_none_or(|end| now_ms < end)
+}
+
+fn check_scopes(scopes: &[Scope]) -> Result<(), Misuse> {
+    if scopes.len() > MAX_SCOPES {
+        return Err(Misuse::TooManyScopes);
+    }
+    // At most 496 comparisons, and for the usual handful far cheaper than a set.
+    for (index, scope) in scopes.iter().enumerate() {
+        if scopes[..index].iter().any(|before| before.counter.budget == scope.counter.budget) {
+            return Err(Misuse::BudgetTwice);
+        }
+    }
+    Ok(())
+}
+
+fn check_amount(amount: Nanos) -> Result<(), Misuse> {
+    if (Nanos::ZERO..=MAX_EVENT).contains(&amount) { Ok(()) } else { Err(Misuse::AmountOutOfRange) }
+}
+
+fn check_lease(lease_ms: i64) -> Result<(), Misuse> {
+    if lease_ms > 0 { Ok(()) } else { Err(Misuse::LeaseNotPositive) }
+}

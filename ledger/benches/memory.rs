@@ -1,0 +1,3 @@
+//! Reserve + settle on the in-process ledger.
+
+fn main() {}
