@@ -1,0 +1,70 @@
+//! Counters of the control plane, in Prometheus' text form.
+
+use std::{fmt, sync::atomic::AtomicU64};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// Labels of one kind of request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    transport: &'static str,
+    method: String,
+    status: String,
+}
+
+/// The control plane's counters.
+pub struct Metrics {
+    registry: Registry,
+    requests: Family<RequestLabels, Counter>,
+    /// Records of data planes made durable.
+    pub reported_records: Counter,
+    /// Store operations that failed.
+    pub store_errors: Counter,
+    /// Revision of the policy that data planes were last sent.
+    pub policy_revision: Gauge<u64, AtomicU64>,
+    /// Data planes that are watching now.
+    pub watchers: Gauge,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("nullspend_control");
+        let requests = Family::<RequestLabels, Counter>::default();
+        let (reported_records, store_errors) = (Counter::default(), Counter::default());
+        let (policy_revision, watchers) = (Gauge::default(), Gauge::default());
+        registry.register("requests", "Calls answered, by transport, method and status", requests.clone());
+        registry.register("reported_records", "Records of data planes made durable", reported_records.clone());
+        registry.register("store_errors", "Store operations that failed", store_errors.clone());
+        registry.register("policy_revision", "Policy revision last sent to a data plane", policy_revision.clone());
+        registry.register("watchers", "Data planes watching policy now", watchers.clone());
+        Self { registry, requests, reported_records, store_errors, policy_revision, watchers }
+    }
+}
+
+impl Metrics {
+    /// Counts an answered call. `method` must come from a bounded set.
+    pub(crate) fn request(&self, transport: &'static str, method: &str, status: &str) {
+        let labels = RequestLabels { transport, method: method.to_owned(), status: status.to_owned() };
+        self.requests.get_or_create(&labels).inc();
+    }
+
+    /// The text that Prometheus scrapes.
+    ///
+    /// # Errors
+    /// When a metric cannot be written, which no metric here does.
+    pub fn text(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+}
