@@ -205,14 +205,19 @@ where
             }
             Standing::Done(answer) => return Ok(replay(&answer)),
             Standing::Different => {
-                let message = "this Idempotency-Key was used with another request; use a new key for a new request";
+                let message =
+                    "this Idempotency-Key was used with another request; use a new key for a new request";
                 return Err(status(Code::Aborted, "conflict", message));
             }
             Standing::Running if look < LOOKS => tokio::time::sleep(LOOK_EVERY).await,
             Standing::Running => {}
         }
     }
-    Err(unavailable("request_in_progress", "the first call with this Idempotency-Key is still running; try again", 1))
+    Err(unavailable(
+        "request_in_progress",
+        "the first call with this Idempotency-Key is still running; try again",
+        1,
+    ))
 }
 
 fn unreachable_memory(error: &MemoryFailed) -> Status {
@@ -220,7 +225,12 @@ fn unreachable_memory(error: &MemoryFailed) -> Status {
     unavailable("service_unavailable", "the database does not answer; try again", 5)
 }
 
-async fn carry_out<S>(answers: Arc<dyn Answers>, claim: Claim, mut inner: S, request: Request<Body>) -> Response<Body>
+async fn carry_out<S>(
+    answers: Arc<dyn Answers>,
+    claim: Claim,
+    mut inner: S,
+    request: Request<Body>,
+) -> Response<Body>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Send + 'static,
     S::Future: Send,
@@ -238,7 +248,8 @@ where
     let bytes = collected.to_bytes();
     let code = trailers.get("grpc-status").or_else(|| parts.headers.get("grpc-status"));
     if code.is_none_or(|code| code == "0") && bytes.len() >= FRAME {
-        let http_status = parts.headers.get("x-http-status").and_then(|value| value.to_str().ok()?.parse().ok());
+        let http_status =
+            parts.headers.get("x-http-status").and_then(|value| value.to_str().ok()?.parse().ok());
         let answer = Remembered { message: bytes.slice(FRAME..).to_vec(), http_status };
         if let Err(error) = answers.remember(&claim, &answer).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "an answer could not be remembered");

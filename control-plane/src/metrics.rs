@@ -43,9 +43,17 @@ impl Default for Metrics {
         let (reported_records, store_errors) = (Counter::default(), Counter::default());
         let (policy_revision, watchers) = (Gauge::default(), Gauge::default());
         registry.register("requests", "Calls answered, by transport, method and status", requests.clone());
-        registry.register("reported_records", "Records of data planes made durable", reported_records.clone());
+        registry.register(
+            "reported_records",
+            "Records of data planes made durable",
+            reported_records.clone(),
+        );
         registry.register("store_errors", "Store operations that failed", store_errors.clone());
-        registry.register("policy_revision", "Policy revision last sent to a data plane", policy_revision.clone());
+        registry.register(
+            "policy_revision",
+            "Policy revision last sent to a data plane",
+            policy_revision.clone(),
+        );
         registry.register("watchers", "Data planes watching policy now", watchers.clone());
         Self { registry, requests, reported_records, store_errors, policy_revision, watchers }
     }

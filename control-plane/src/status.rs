@@ -11,7 +11,8 @@ pub const DOMAIN: &str = "nullspend";
 /// A status whose word on the REST side is `word`, e.g. `authentication_required`.
 #[must_use]
 pub fn status(code: Code, word: &str, message: impl Into<String>) -> Status {
-    let details = ErrorDetails::with_error_info(word.to_uppercase(), DOMAIN, HashMap::<String, String>::new());
+    let details =
+        ErrorDetails::with_error_info(word.to_uppercase(), DOMAIN, HashMap::<String, String>::new());
     Status::with_error_details(code, message, details)
 }
 

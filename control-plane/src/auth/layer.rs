@@ -15,8 +15,11 @@ use super::{Gatekeeper, Passed};
 use crate::status::status;
 
 /// Services that anyone may call: they tell nothing about an organisation.
-const PUBLIC_SERVICES: [&str; 3] =
-    ["/grpc.health.v1.Health/", "/grpc.reflection.v1.ServerReflection/", "/grpc.reflection.v1alpha.ServerReflection/"];
+const PUBLIC_SERVICES: [&str; 3] = [
+    "/grpc.health.v1.Health/",
+    "/grpc.reflection.v1.ServerReflection/",
+    "/grpc.reflection.v1alpha.ServerReflection/",
+];
 
 /// A service behind the gatekeeper. Calls that pass carry the [`Caller`](crate::app::Caller) in their extensions.
 #[derive(Clone, Debug)]
@@ -56,7 +59,8 @@ where
                 return inner.call(request).await;
             }
             let Some(method) = gatekeeper.method(path) else {
-                let unknown = status(Code::Unimplemented, "not_implemented", format!("there is no method {path}"));
+                let unknown =
+                    status(Code::Unimplemented, "not_implemented", format!("there is no method {path}"));
                 return Ok(unknown.into_http());
             };
             let passed = match request.extensions_mut().remove::<Passed>() {

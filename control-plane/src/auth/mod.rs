@@ -106,7 +106,8 @@ impl Gatekeeper {
             Ok(None) => Err(refused(unknown)),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a caller could not be looked up");
-                let message = "the API key could not be checked because the database does not answer; try again";
+                let message =
+                    "the API key could not be checked because the database does not answer; try again";
                 Err(unavailable("service_unavailable", message, 5))
             }
         }

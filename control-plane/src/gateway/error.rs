@@ -52,7 +52,9 @@ impl Failure {
     pub(super) fn validation(issues: &[Issue]) -> Self {
         let message = match issues {
             [only] => format!("the request is not valid: {}", sentence(only)),
-            [first, rest @ ..] => format!("the request is not valid: {} (and {} more)", sentence(first), rest.len()),
+            [first, rest @ ..] => {
+                format!("the request is not valid: {} (and {} more)", sentence(first), rest.len())
+            }
             [] => "the request is not valid".to_owned(),
         };
         let mut failure = Self::new(StatusCode::BAD_REQUEST, "validation_error", message);
@@ -61,7 +63,8 @@ impl Failure {
     }
 
     pub(super) fn internal() -> Self {
-        let message = "something went wrong on our side; the server's log has it under this answer's x-request-id";
+        let message =
+            "something went wrong on our side; the server's log has it under this answer's x-request-id";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
     }
 
@@ -161,8 +164,12 @@ mod tests {
 
     #[test]
     fn violations_become_issues() {
-        let details = tonic_types::ErrorDetails::with_bad_request_violation("thresholds[0].percent", "must be positive");
-        let (status, body) = json_of(&Status::with_error_details(Code::InvalidArgument, "not valid", details));
+        let details = tonic_types::ErrorDetails::with_bad_request_violation(
+            "thresholds[0].percent",
+            "must be positive",
+        );
+        let (status, body) =
+            json_of(&Status::with_error_details(Code::InvalidArgument, "not valid", details));
         assert_eq!(status, 400);
         assert_eq!(body["error"]["code"], "validation_error");
         assert_eq!(

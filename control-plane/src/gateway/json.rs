@@ -132,8 +132,10 @@ mod tests {
     #[test]
     fn repeated_names_and_big_numbers_survive() {
         let value = parse(br#"{"a":1,"a":9007199254740993}"#).unwrap();
-        let expected =
-            Json::Object(vec![("a".to_owned(), Json::Whole(1)), ("a".to_owned(), Json::Whole(9_007_199_254_740_993))]);
+        let expected = Json::Object(vec![
+            ("a".to_owned(), Json::Whole(1)),
+            ("a".to_owned(), Json::Whole(9_007_199_254_740_993)),
+        ]);
         assert_eq!(value, expected);
     }
 }

@@ -77,7 +77,9 @@ impl Gateway {
     pub async fn handle(&self, request: Request<axum::body::Body>) -> Response<axum::body::Body> {
         let (parts, body) = request.into_parts();
         let request_id = self.inner.request_id(&parts.headers);
-        let answer = match self.inner.answer(&parts, body).await {
+        let found = self.inner.router.find(&parts.method, parts.uri.path());
+        let method = found.as_ref().map(|found| Arc::clone(found.method));
+        let answer = match self.inner.answer(found, &parts, body).await {
             Ok(answer) => answer,
             Err(failure) => {
                 if failure.is_ours() {
@@ -86,7 +88,12 @@ impl Gateway {
                 failure.answer()
             }
         };
-        answer.into_response(request_id)
+        let mut response = answer.into_response(request_id);
+        if let Some(method) = method {
+            // For whoever counts answers by method.
+            response.extensions_mut().insert(method);
+        }
+        response
     }
 }
 
@@ -97,8 +104,13 @@ pub(crate) fn refuse(status: &tonic::Status, request_id: Option<&HeaderValue>) -
 }
 
 impl Inner {
-    async fn answer(&self, parts: &Parts, body: axum::body::Body) -> Result<Answer, Failure> {
-        let found = self.router.find(&parts.method, parts.uri.path()).ok_or_else(Failure::not_found)?;
+    async fn answer(
+        &self,
+        found: Option<Match<'_>>,
+        parts: &Parts,
+        body: axum::body::Body,
+    ) -> Result<Answer, Failure> {
+        let found = found.ok_or_else(Failure::not_found)?;
         // Before the body: someone without rights learns nothing about what a body should look like.
         let passed = self.gatekeeper.check(found.method, &parts.headers).await;
         let passed = passed.map_err(|status| Failure::from_status(&status))?;
@@ -106,7 +118,12 @@ impl Inner {
         self.call(&found, &parts.headers, passed, message).await
     }
 
-    async fn read(&self, found: &Match<'_>, parts: &Parts, body: axum::body::Body) -> Result<DynamicMessage, Failure> {
+    async fn read(
+        &self,
+        found: &Match<'_>,
+        parts: &Parts,
+        body: axum::body::Body,
+    ) -> Result<DynamicMessage, Failure> {
         let json = match found.binding.body {
             BodyRule::Absent => None,
             BodyRule::Whole | BodyRule::Field(_) => Some(read_json(&parts.headers, body).await?),
@@ -114,8 +131,11 @@ impl Inner {
         let method = found.method;
         let shape = self.schema.shapes.get(method.input);
         let mut message = DynamicMessage::new(shape.descriptor.clone());
-        let mut reader =
-            Reader { shapes: &self.schema.shapes, issues: Issues::default(), ignore_unknown: method.ignore_unknown };
+        let mut reader = Reader {
+            shapes: &self.schema.shapes,
+            issues: Issues::default(),
+            ignore_unknown: method.ignore_unknown,
+        };
         let mut taken = reader.path(method.input, &found.values, &mut message);
         let query = parts.uri.query().unwrap_or("");
         match (&found.binding.body, json) {
@@ -147,10 +167,12 @@ impl Inner {
         let mut request = tonic::Request::new(Bytes::from(message.encode_to_vec()));
         *request.metadata_mut() = MetadataMap::from_headers(forwarded(headers));
         request.extensions_mut().insert(passed);
-        let path = http::uri::PathAndQuery::try_from(method.grpc_path.as_str()).map_err(|_| Failure::internal())?;
+        let path =
+            http::uri::PathAndQuery::try_from(method.grpc_path.as_str()).map_err(|_| Failure::internal())?;
         let mut client = tonic::client::Grpc::new(self.api.clone()).max_decoding_message_size(usize::MAX);
         client.ready().await.map_err(|_| Failure::internal())?;
-        let response = client.unary(request, path, RawCodec).await.map_err(|status| Failure::from_status(&status))?;
+        let response =
+            client.unary(request, path, RawCodec).await.map_err(|status| Failure::from_status(&status))?;
         self.success(found, response)
     }
 
@@ -161,7 +183,7 @@ impl Inner {
         let mut headers = HeaderMap::new();
         respond::copy_metadata(&metadata, &mut headers);
         let status = respond::status_override(&metadata).unwrap_or(method.success_status);
-        let failed = |error: &dyn std::error::Error| {
+        let failed = |error: &(dyn std::error::Error + 'static)| {
             tracing::error!(error, method = %method.grpc_path, "an answer could not be written");
             Failure::internal()
         };
@@ -172,7 +194,8 @@ impl Inner {
                 writer.write(output, &bytes, only).map_err(|error| failed(&error))?.into()
             }
             None => {
-                let raw = nullspend_proto::google::api::HttpBody::decode(bytes).map_err(|error| failed(&error))?;
+                let raw =
+                    nullspend_proto::google::api::HttpBody::decode(bytes).map_err(|error| failed(&error))?;
                 let content_type = HeaderValue::try_from(raw.content_type).map_err(|error| failed(&error))?;
                 headers.insert(header::CONTENT_TYPE, content_type);
                 Bytes::from(raw.data)
@@ -183,9 +206,9 @@ impl Inner {
 
     /// The caller's `x-request-id` when it is fit to be repeated, else a new one.
     fn request_id(&self, headers: &HeaderMap) -> HeaderValue {
-        let given = headers.get("x-request-id").filter(|id| {
-            (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic)
-        });
+        let given = headers
+            .get("x-request-id")
+            .filter(|id| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic));
         given.cloned().unwrap_or_else(|| {
             let id = self.ids.v7(self.clock.now_ms()).hyphenated().to_string();
             HeaderValue::try_from(id).unwrap_or(HeaderValue::from_static("none"))
@@ -203,12 +226,14 @@ async fn read_json(headers: &HeaderMap, body: axum::body::Body) -> Result<json::
         let message = format!("the body is larger than {MAX_BODY} bytes; send less at a time");
         Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", message)
     };
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let announced =
+        headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|length| length > MAX_BODY as u64) {
         return Err(too_large());
     }
-    let invalid =
-        |message: String| Failure::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body {message}"));
+    let invalid = |message: String| {
+        Failure::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body {message}"))
+    };
     let bytes = match Limited::new(body, MAX_BODY).collect().await {
         Ok(collected) => collected.to_bytes(),
         Err(error) if error.is::<LengthLimitError>() => return Err(too_large()),

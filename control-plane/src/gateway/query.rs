@@ -13,7 +13,12 @@ use crate::schema::{FieldShape, Kind, Label, MessageShape, ShapeId};
 
 impl Reader<'_> {
     /// Reads the path's values (percent-encoded). Answers the indices of the fields they fill.
-    pub(super) fn path(&mut self, id: ShapeId, values: &[(&str, &str)], message: &mut DynamicMessage) -> Vec<usize> {
+    pub(super) fn path(
+        &mut self,
+        id: ShapeId,
+        values: &[(&str, &str)],
+        message: &mut DynamicMessage,
+    ) -> Vec<usize> {
         let shapes = self.shapes;
         let shape = shapes.get(id);
         let mut given = Vec::new();
@@ -47,7 +52,11 @@ impl Reader<'_> {
                     self.issues.here("must name a key after the prefix");
                 }
                 if let Some(value) = value
-                    && maps.entry(index).or_default().insert(key.into(), Value::String(value)).is_some()
+                    && maps
+                        .entry(index)
+                        .or_default()
+                        .insert(MapKey::String(key.to_owned()), Value::String(value))
+                        .is_some()
                 {
                     self.issues.here("is given more than once");
                 }
@@ -126,7 +135,9 @@ fn typed(kind: &Kind, text: &str) -> Json {
             _ => None,
         },
         Kind::Int32 | Kind::Uint32 | Kind::Int64 | Kind::Uint64 => text.parse().ok().map(Json::Whole),
-        Kind::Float | Kind::Double => text.parse().ok().filter(|number: &f64| number.is_finite()).map(Json::Fraction),
+        Kind::Float | Kind::Double => {
+            text.parse().ok().filter(|number: &f64| number.is_finite()).map(Json::Fraction)
+        }
         _ => None,
     };
     value.unwrap_or_else(|| Json::Text(text.to_owned()))

@@ -10,7 +10,6 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, MapKey, Value};
 use super::{
     issue::{Issues, Step},
     json::Json,
-
 };
 use crate::schema::{FieldShape, Kind, Label, MessageShape, ShapeId, Shapes, time};
 
@@ -196,7 +195,9 @@ impl Reader<'_> {
         let number = match json {
             Json::Whole(number) => Some(*number),
             #[expect(clippy::cast_possible_truncation, reason = "checked to be whole and within 2^53")]
-            Json::Fraction(number) if number.fract() == 0.0 && number.abs() <= EXACT_FLOAT => Some(*number as i128),
+            Json::Fraction(number) if number.fract() == 0.0 && number.abs() <= EXACT_FLOAT => {
+                Some(*number as i128)
+            }
             Json::Text(text) if field.json_string => text.parse().ok(),
             _ => None,
         };
@@ -208,7 +209,9 @@ impl Reader<'_> {
             return None;
         };
         let (value, least, most) = match field.kind {
-            Kind::Int32 => (i32::try_from(number).ok().map(Value::I32), i128::from(i32::MIN), i128::from(i32::MAX)),
+            Kind::Int32 => {
+                (i32::try_from(number).ok().map(Value::I32), i128::from(i32::MIN), i128::from(i32::MAX))
+            }
             Kind::Uint32 => (u32::try_from(number).ok().map(Value::U32), 0, i128::from(u32::MAX)),
             Kind::Uint64 => (u64::try_from(number).ok().map(Value::U64), 0, i128::from(u64::MAX)),
             _ => (i64::try_from(number).ok().map(Value::I64), i128::from(i64::MIN), i128::from(i64::MAX)),
@@ -236,7 +239,8 @@ impl Reader<'_> {
 
 fn unknown_field(shape: &MessageShape, name: &str) -> String {
     let lower = name.to_lowercase().replace(['_', '-'], "");
-    let similar = shape.fields.iter().find(|field| !field.internal && field.json_name.to_lowercase() == lower);
+    let similar =
+        shape.fields.iter().find(|field| !field.internal && field.json_name.to_lowercase() == lower);
     match similar {
         Some(field) => format!("is not known; did you mean {}?", field.json_name),
         None => "is not known".to_owned(),

@@ -46,7 +46,10 @@ pub(super) fn copy_metadata(metadata: &HeaderMap, headers: &mut HeaderMap) {
         let text = name.as_str();
         let own = text.starts_with("grpc-")
             || text.ends_with("-bin")
-            || matches!(text, STATUS_OVERRIDE | "content-type" | "content-length" | "date" | "te" | "trailer");
+            || matches!(
+                text,
+                STATUS_OVERRIDE | "content-type" | "content-length" | "date" | "te" | "trailer"
+            );
         if !own {
             headers.append(name.clone(), value.clone());
         }

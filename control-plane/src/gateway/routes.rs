@@ -81,7 +81,10 @@ mod tests {
         let router = Router::new(&schema).unwrap();
         let find = |verb, path| {
             router.find(&verb, path).map(|found| {
-                (found.method.descriptor.name().to_owned(), found.values.first().map(|(_, value)| (*value).to_owned()))
+                (
+                    found.method.descriptor.name().to_owned(),
+                    found.values.first().map(|(_, value)| (*value).to_owned()),
+                )
             })
         };
         assert_eq!(find(Verb::GET, "/api/budgets"), Some(("ListBudgets".to_owned(), None)));

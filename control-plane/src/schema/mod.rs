@@ -178,7 +178,10 @@ impl MethodOptions {
         let at = method.full_name();
         let options = method.options();
         let access: v1::Access = message_option(&options, &self.access, at)?.ok_or_else(|| {
-            SchemaError::rule(at, "give the method an `access` option: without one nobody knows who may call it")
+            SchemaError::rule(
+                at,
+                "give the method an `access` option: without one nobody knows who may call it",
+            )
         })?;
         let rest: v1::Rest = message_option(&options, &self.rest, at)?.unwrap_or_default();
         let http: Option<HttpRule> = message_option(&options, &self.http, at)?;
@@ -187,7 +190,9 @@ impl MethodOptions {
             .ok()
             .and_then(|status| http::StatusCode::from_u16(status).ok())
             .filter(http::StatusCode::is_success)
-            .ok_or_else(|| SchemaError::rule(at, format!("success_status {status} is no HTTP status of success")))?;
+            .ok_or_else(|| {
+                SchemaError::rule(at, format!("success_status {status} is no HTTP status of success"))
+            })?;
         let mut bindings = Vec::new();
         if let Some(rule) = http {
             if method.is_client_streaming() || method.is_server_streaming() {
@@ -213,7 +218,8 @@ impl MethodOptions {
 }
 
 fn extension(pool: &DescriptorPool, name: &str) -> Result<ExtensionDescriptor, SchemaError> {
-    pool.get_extension_by_name(name).ok_or_else(|| SchemaError::rule(name, "the option is missing from the descriptors"))
+    pool.get_extension_by_name(name)
+        .ok_or_else(|| SchemaError::rule(name, "the option is missing from the descriptors"))
 }
 
 fn message_option<M: prost::Message + Default>(
@@ -267,7 +273,9 @@ fn binding(rule: &HttpRule, method: &MethodDescriptor) -> Result<Binding, Schema
         "" => BodyRule::Absent,
         "*" => BodyRule::Whole,
         field if input.get_field_by_name(field).is_some() => BodyRule::Field(field.to_owned()),
-        field => return Err(SchemaError::rule(at, format!("the request has no field `{field}` for the body"))),
+        field => {
+            return Err(SchemaError::rule(at, format!("the request has no field `{field}` for the body")));
+        }
     };
     let response_body = (!rule.response_body.is_empty()).then(|| rule.response_body.clone());
     if let Some(field) = &response_body

@@ -125,7 +125,9 @@ impl EnumShape {
         let words = descriptor
             .values()
             .filter(|value| value.number() != 0)
-            .map(|value| (value.number(), value.name().strip_prefix(&prefix).unwrap_or(value.name()).to_lowercase()))
+            .map(|value| {
+                (value.number(), value.name().strip_prefix(&prefix).unwrap_or(value.name()).to_lowercase())
+            })
             .collect();
         Self { words }
     }
@@ -205,7 +207,10 @@ impl Shapes {
             return Ok(*id);
         }
         if message.full_name().starts_with("google.") {
-            return Err(SchemaError::rule(message.full_name(), "the gateway has no JSON form for this message"));
+            return Err(SchemaError::rule(
+                message.full_name(),
+                "the gateway has no JSON form for this message",
+            ));
         }
         let id = self.messages.len();
         self.by_name.insert(message.full_name().to_owned(), id);
@@ -217,10 +222,12 @@ impl Shapes {
             by_number: HashMap::new(),
             by_json_name: HashMap::new(),
         });
-        let fields = declared_fields(message).map(|field| self.field(&field)).collect::<Result<Vec<_>, _>>()?;
+        let fields =
+            declared_fields(message).map(|field| self.field(&field)).collect::<Result<Vec<_>, _>>()?;
         let shape = &mut self.messages[id];
         shape.by_number = fields.iter().enumerate().map(|(i, field)| (field.number, i)).collect();
-        shape.by_json_name = fields.iter().enumerate().map(|(i, field)| (field.json_name.clone(), i)).collect();
+        shape.by_json_name =
+            fields.iter().enumerate().map(|(i, field)| (field.json_name.clone(), i)).collect();
         shape.transparent = matches!(fields.as_slice(), [only] if only.descriptor.name() == "values"
             && matches!(only.label, Label::List | Label::Map));
         shape.clear = fields.iter().position(|field| field.internal);
@@ -234,7 +241,8 @@ impl Shapes {
         let required = flag(&self.options.required);
         let json_string = flag(&self.options.json_string);
         let omit_default = flag(&self.options.omit_default);
-        let query_prefix = options.get_extension(&self.options.query_prefix).as_str().unwrap_or("").to_owned();
+        let query_prefix =
+            options.get_extension(&self.options.query_prefix).as_str().unwrap_or("").to_owned();
         let label = label_of(field);
         let value = match (label, field.kind()) {
             (Label::Map, prost_reflect::Kind::Message(entry)) => {

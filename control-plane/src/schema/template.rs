@@ -22,16 +22,25 @@ impl Template {
     /// # Errors
     /// A sentence naming the part that is not supported.
     pub fn parse(path: &str) -> Result<Self, String> {
-        let rest = path.strip_prefix('/').ok_or_else(|| format!("the path `{path}` must begin with a slash"))?;
+        let rest =
+            path.strip_prefix('/').ok_or_else(|| format!("the path `{path}` must begin with a slash"))?;
         let mut segments = Vec::new();
         for text in rest.split('/') {
             let field = text.strip_prefix('{').and_then(|inner| inner.strip_suffix('}'));
             segments.push(match field {
-                Some(name) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') => {
+                Some(name)
+                    if !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') =>
+                {
                     Segment::Field(name.to_owned())
                 }
-                None if !text.is_empty() && !text.contains(['{', '}', '*', ':']) => Segment::Literal(text.to_owned()),
-                _ => return Err(format!("the path segment `{text}` is not supported: use plain text or {{field}}")),
+                None if !text.is_empty() && !text.contains(['{', '}', '*', ':']) => {
+                    Segment::Literal(text.to_owned())
+                }
+                _ => {
+                    return Err(format!(
+                        "the path segment `{text}` is not supported: use plain text or {{field}}"
+                    ));
+                }
             });
         }
         Ok(Self { segments })

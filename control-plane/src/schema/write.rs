@@ -175,7 +175,8 @@ impl<'a> Writer<'a> {
             fields_of(entry, |number, raw| {
                 match (number, raw) {
                     (1, Raw::Bytes(bytes)) => {
-                        key = std::str::from_utf8(bytes).map_err(|_| WriteError::NotText(field.json_name.clone()))?;
+                        key = std::str::from_utf8(bytes)
+                            .map_err(|_| WriteError::NotText(field.json_name.clone()))?;
                     }
                     (2, raw) => value = Some(raw),
                     _ => {}
@@ -208,8 +209,18 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "protobuf varints are defined so")]
-    fn value(&self, field: &FieldShape, raw: Raw<'_>, out: &mut Vec<u8>, depth: usize) -> Result<(), WriteError> {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_possible_wrap,
+        reason = "protobuf varints are defined so"
+    )]
+    fn value(
+        &self,
+        field: &FieldShape,
+        raw: Raw<'_>,
+        out: &mut Vec<u8>,
+        depth: usize,
+    ) -> Result<(), WriteError> {
         match (&field.kind, raw) {
             (Kind::Bool, Raw::Varint(value)) => {
                 out.extend_from_slice(if value == 0 { b"false" } else { b"true" });
@@ -237,7 +248,8 @@ impl<'a> Writer<'a> {
             },
             (Kind::Time, Raw::Bytes(bytes)) => {
                 let value: prost_types::Timestamp = prost::Message::decode(bytes)?;
-                let value = time::format(&value).ok_or_else(|| WriteError::NotTime(field.json_name.clone()))?;
+                let value =
+                    time::format(&value).ok_or_else(|| WriteError::NotTime(field.json_name.clone()))?;
                 text(&value, out)
             }
             (Kind::Message(id), Raw::Bytes(bytes)) => self.message(*id, bytes, out, depth + 1),
@@ -295,7 +307,9 @@ fn fields_of<'a>(
                 bytes = rest;
                 Raw::Bytes(value)
             }
-            WireType::StartGroup | WireType::EndGroup => return Err(WriteError::WrongType("(group)".to_owned())),
+            WireType::StartGroup | WireType::EndGroup => {
+                return Err(WriteError::WrongType("(group)".to_owned()));
+            }
         };
         each(number, raw)?;
     }
