@@ -6,17 +6,34 @@
 //! enforces them; each carries the policy revision of its last change, taken in the same transaction, and is deleted
 //! softly, so that deltas can be read.
 
+mod budgets;
+mod codec;
 mod error;
+mod event_read;
+mod event_row;
+mod event_write;
+mod idempotency;
+mod ingest;
+mod keys;
 mod model;
+mod node;
 mod open;
+mod orgs;
+mod policy;
 mod pool;
+mod record;
 
-pub(crate) use error::During;
 pub use error::StoreError;
+pub use event_write::Written;
+pub use idempotency::IDEMPOTENCY_KEPT_MS;
+pub use ingest::DenialRecord;
 pub use model::{
     BudgetPlace, BudgetRecord, BudgetSettings, Cursor, EventFilter, EventRecord, IdempotencyBegin,
     IdempotencyKey, IngestReport, KeyAuth, KeyHash, KeyRecord, PolicyDelta, PolicyPosition, Source,
 };
+
+pub use open::OpenError;
+pub use orgs::Founding;
 
 /// Handle to the database; clones share its connections.
 #[derive(Clone, Debug)]
