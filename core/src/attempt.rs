@@ -228,3 +228,34 @@ pub struct Closing {
     /// `_ns_*` tags of contract §3.4.
     pub system_tags: BTreeMap<String, String>,
 }
+
+/// A refused request, kept for explaining; not an event (design §5).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// The attempt that was refused.
+    pub attempt: AttemptId,
+    /// Whose it was.
+    pub org: OrgId,
+    /// The calling key.
+    pub key: KeyId,
+    /// When.
+    pub at_ms: i64,
+    /// The error code of the answer.
+    pub code: &'static str,
+    /// Provider id of the price catalogue.
+    pub provider: String,
+    /// The model as requested; empty when the body was not read.
+    pub model: String,
+    /// 32 lower-case hex digits.
+    pub trace_id: String,
+    /// The caller's session.
+    pub session_id: Option<String>,
+    /// The resolved customer.
+    pub customer: Option<String>,
+    /// Effective tags.
+    pub tags: BTreeMap<String, String>,
+    /// Upper bound of the cost that was asked for.
+    pub estimated: Nanos,
+    /// The answer's `details`, as JSON.
+    pub details_json: String,
+}
