@@ -1,0 +1,146 @@
+//! The request machine's words as records of the planes' own protocol.
+
+use bytes::Bytes;
+use nullspend_core::{
+    attempt::{AttemptStub, BudgetCharge, Closing, CostParts, Tokens},
+    id::AttemptId,
+};
+use nullspend_proto::internal::{self as wire, SpoolRecord, spool_record::Kind};
+use prost::Message as _;
+
+/// The stub of an attempt.
+#[must_use]
+pub fn stub(stub: &AttemptStub) -> wire::AttemptStub {
+    wire::AttemptStub {
+        attempt_id: stub.attempt.bare(),
+        org_id: stub.org.bare(),
+        key_id: stub.key.bare(),
+        user_id: stub.user.bare(),
+        provider: stub.provider.clone(),
+        model: stub.model.clone(),
+        api: stub.api.as_str().to_owned(),
+        upstream: stub.upstream.clone(),
+        trace_id: stub.trace_id.clone(),
+        session_id: stub.session_id.clone(),
+        customer: stub.customer.clone(),
+        action_id: stub.action.map(|action| action.bare()),
+        tags: stub.tags.clone(),
+        started_at_ms: stub.started_at_ms,
+        held_nanos: stub.held.0,
+        charges: stub.charges.iter().map(charge).collect(),
+        budget_status: stub.budget_status.as_str().to_owned(),
+        stream: stub.stream,
+        unpriced: stub.unpriced,
+        price_id: stub.price_id.clone(),
+        price_version: stub.price_version.clone(),
+    }
+}
+
+/// The stub as a hold carries it in the ledger: whoever sweeps the hold writes its event from these bytes.
+#[must_use]
+pub fn stub_bytes(of: &AttemptStub) -> Bytes {
+    stub(of).encode_to_vec().into()
+}
+
+/// The record written before Envoy may forward the request.
+#[must_use]
+pub fn opened(of: &AttemptStub) -> SpoolRecord {
+    record(Kind::Opened(wire::Opened { stub: Some(stub(of)) }))
+}
+
+/// The record of an attempt's end: its event. `revision` is 1, or 2 when it corrects a lapsed one.
+#[must_use]
+pub fn closed(of: &AttemptStub, closing: &Closing, revision: u32) -> SpoolRecord {
+    let mut stub = stub(of);
+    // The event names the row that priced the answer.
+    if closing.price_id.is_some() {
+        stub.price_id.clone_from(&closing.price_id);
+    }
+    record(Kind::Closed(wire::Closed {
+        stub: Some(stub),
+        revision,
+        ended_at_ms: closing.ended_at_ms,
+        cost_nanos: closing.cost.0,
+        measurement: closing.measurement.as_str().to_owned(),
+        ending: closing.ending.as_str().to_owned(),
+        status_code: u32::from(closing.status_code),
+        provider_request_id: closing.provider_request_id.clone(),
+        served_model: closing.served_model.clone(),
+        stop_reason: closing.stop_reason.clone(),
+        tokens: Some(tokens(closing.tokens)),
+        breakdown: Some(breakdown(closing.parts)),
+        upstream_ms: closing.upstream_ms,
+        ttfb_ms: closing.ttfb_ms,
+        overhead_us: closing.overhead_us,
+        system_tags: closing.system_tags.clone(),
+    }))
+}
+
+/// The record that an attempt's cost has reached the ledger.
+#[must_use]
+pub fn settled(attempt: AttemptId) -> SpoolRecord {
+    record(Kind::Settled(wire::Settled { attempt_id: attempt.bare() }))
+}
+
+/// Why and when a request was refused.
+#[derive(Clone, Debug, Default)]
+pub struct Refusal {
+    /// Unix milliseconds.
+    pub at_ms: i64,
+    /// The error code of the answer, e.g. `budget_exceeded`.
+    pub code: String,
+    /// The answer's `details` and the numbers of every matched budget, as JSON.
+    pub details_json: String,
+    /// Denials of the key that were only counted, because its minute was full.
+    pub suppressed: u64,
+}
+
+/// The record of a refused request; its stub says what would have been held.
+#[must_use]
+pub fn denied(of: &AttemptStub, refusal: Refusal) -> SpoolRecord {
+    record(Kind::Denied(wire::Denied {
+        attempt_id: of.attempt.bare(),
+        org_id: of.org.bare(),
+        key_id: of.key.bare(),
+        at_ms: refusal.at_ms,
+        code: refusal.code,
+        provider: of.provider.clone(),
+        model: of.model.clone(),
+        trace_id: of.trace_id.clone(),
+        session_id: of.session_id.clone(),
+        customer: of.customer.clone(),
+        tags: of.tags.clone(),
+        estimated_nanos: of.held.0,
+        details_json: refusal.details_json,
+        suppressed: refusal.suppressed,
+    }))
+}
+
+fn record(kind: Kind) -> SpoolRecord {
+    SpoolRecord { kind: Some(kind) }
+}
+
+fn charge(charge: &BudgetCharge) -> wire::BudgetCharge {
+    wire::BudgetCharge {
+        budget_id: charge.counter.budget.bare(),
+        generation: charge.counter.generation,
+        window_start_ms: charge.counter.window_start_ms,
+        window_end_ms: charge.window_end_ms.unwrap_or(0),
+    }
+}
+
+fn tokens(tokens: Tokens) -> wire::Tokens {
+    let Tokens { input, output, cached_input, cache_write, reasoning } = tokens;
+    wire::Tokens { input, output, cached_input, cache_write, reasoning }
+}
+
+fn breakdown(parts: CostParts) -> wire::Breakdown {
+    wire::Breakdown {
+        input_nanos: parts.input.0,
+        cached_nanos: parts.cached.0,
+        output_nanos: parts.output.0,
+        fees_nanos: parts.fees.0,
+        reasoning_nanos: parts.reasoning.0,
+        tool_definition_nanos: parts.tool_definition.0,
+    }
+}

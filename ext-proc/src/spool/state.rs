@@ -1,0 +1,327 @@
+//! What the spool knows of its files, behind one short mutex.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    fs::{self, File},
+    io::Write as _,
+    path::Path,
+    sync::Arc,
+};
+
+use nullspend_proto::internal::{AttemptStub, Closed, Denied, Opened, Settled, SpoolRecord, spool_record};
+use prost::Message as _;
+use uuid::Uuid;
+
+use super::{
+    Replay, SpoolConfig, SpoolError, SpoolStats,
+    frame::{self, Frame, HEADER, Kind, MAX_PAYLOAD},
+    segment::{self, Found, Segment},
+};
+
+/// Room kept for the end of each open attempt, beyond the size of its beginning: what a `Closed` adds to the stub,
+/// and its `Settled`.
+const CLOSING_BYTES: u64 = 2048;
+
+/// An attempt whose end is not written yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OpenAttempt {
+    pub(super) seq: u64,
+    pub(super) bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    /// Oldest first; the last is being written.
+    pub(super) segments: VecDeque<Segment>,
+    pub(super) active: Arc<File>,
+    /// Full segments whose last bytes were not forced to the disk yet.
+    pub(super) unsynced: Vec<Arc<File>>,
+    pub(super) open: HashMap<Uuid, OpenAttempt>,
+    pub(super) open_bytes: u64,
+    pub(super) bytes: u64,
+    pub(super) stop_upkeep: bool,
+    pub(super) persisted_ack: u64,
+    next_seq: u64,
+    unacked: VecDeque<(u64, i64)>,
+    last_reported: u64,
+    scratch: Vec<u8>,
+    stopped: Option<String>,
+}
+
+/// Reads the directory back.
+pub(super) fn load(dir: &Path) -> Result<(State, Replay), SpoolError> {
+    let persisted_ack = read_ack(dir);
+    let mut seen = Seen { ack: persisted_ack, ..Seen::default() };
+    let (segments, found) = segment::load(dir, persisted_ack, |frame| seen.add(frame))?;
+    let mut segments = VecDeque::from(segments);
+    let last_seq = segments.back().map_or(0, |segment| segment.last_seq);
+    // A power failure may lose records that were reported already: their numbers are not used again.
+    let next_seq = last_seq.max(persisted_ack) + 1;
+    let active = match segments.back() {
+        Some(newest) if newest.last_seq + 1 == next_seq => segment::reopen(newest)?,
+        _ => {
+            let (segment, file) = segment::create(dir, next_seq)?;
+            segments.push_back(segment);
+            file
+        }
+    };
+    let open: HashMap<Uuid, OpenAttempt> = seen.open.iter().map(|(id, (open, _))| (*id, *open)).collect();
+    let state = State {
+        bytes: segments.iter().map(|segment| segment.len).sum(),
+        open_bytes: open.values().map(|attempt| attempt.bytes).sum(),
+        segments,
+        active: Arc::new(active),
+        unsynced: Vec::new(),
+        open,
+        stop_upkeep: false,
+        persisted_ack,
+        next_seq,
+        unacked: seen.unacked.clone(),
+        last_reported: seen.last_reported,
+        scratch: Vec::new(),
+        stopped: None,
+    };
+    Ok((state, seen.into_replay(next_seq, found)))
+}
+
+fn read_ack(dir: &Path) -> u64 {
+    // Without it everything is reported again, which changes nothing at the control plane.
+    fs::read_to_string(dir.join("acked")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+#[derive(Default)]
+struct Seen {
+    ack: u64,
+    open: HashMap<Uuid, (OpenAttempt, AttemptStub)>,
+    unsettled: HashMap<Uuid, (u64, Closed)>,
+    unacked: VecDeque<(u64, i64)>,
+    last_reported: u64,
+}
+
+impl Seen {
+    fn add(&mut self, frame: Frame<'_>) -> Result<(), SpoolError> {
+        let record = SpoolRecord::decode(frame.payload)
+            .map_err(|_| SpoolError::Record { what: "of this segment is sound but not readable" })?;
+        match record.kind {
+            Some(spool_record::Kind::Opened(Opened { stub: Some(stub) })) => {
+                let attempt = OpenAttempt { seq: frame.seq, bytes: frame.len() as u64 };
+                self.open.insert(attempt_id(&stub.attempt_id)?, (attempt, stub));
+            }
+            Some(spool_record::Kind::Closed(closed)) => {
+                self.reported(frame.seq, closed.ended_at_ms);
+                let id = attempt_id(closed_id(&closed))?;
+                self.open.remove(&id);
+                self.unsettled.insert(id, (frame.seq, closed));
+            }
+            Some(spool_record::Kind::Denied(Denied { at_ms, .. })) => self.reported(frame.seq, at_ms),
+            Some(spool_record::Kind::Settled(Settled { attempt_id: id })) => {
+                self.unsettled.remove(&attempt_id(&id)?);
+            }
+            Some(spool_record::Kind::Opened(Opened { stub: None })) | None => {}
+        }
+        Ok(())
+    }
+
+    fn reported(&mut self, seq: u64, at_ms: i64) {
+        self.last_reported = seq;
+        if seq > self.ack {
+            self.unacked.push_back((seq, at_ms));
+        }
+    }
+
+    fn into_replay(self, next_seq: u64, found: Found) -> Replay {
+        let mut open: Vec<_> = self.open.into_values().collect();
+        open.sort_unstable_by_key(|(attempt, _)| attempt.seq);
+        let mut unsettled: Vec<_> = self.unsettled.into_values().collect();
+        unsettled.sort_unstable_by_key(|(seq, _)| *seq);
+        Replay {
+            unclosed: open.into_iter().map(|(_, stub)| stub).collect(),
+            unsettled: unsettled.into_iter().map(|(_, closed)| closed).collect(),
+            next_seq,
+            torn_bytes: found.torn_bytes,
+            damaged_places: found.damaged_places,
+            missing_seqs: found.missing_seqs,
+        }
+    }
+}
+
+pub(super) fn attempt_id(text: &str) -> Result<Uuid, SpoolError> {
+    Uuid::try_parse(text).map_err(|_| SpoolError::Record { what: "names no valid attempt id" })
+}
+
+fn closed_id(closed: &Closed) -> &str {
+    closed.stub.as_ref().map_or("", |stub| &stub.attempt_id)
+}
+
+/// A record ready to be written: its bytes, and what it changes beside the file.
+pub(super) struct Entry {
+    payload: Vec<u8>,
+    effect: Effect,
+}
+
+enum Effect {
+    Open(Uuid),
+    Close(Uuid, i64),
+    Deny(i64),
+    Settle,
+}
+
+impl Entry {
+    pub(super) fn of(record: &SpoolRecord) -> Result<Self, SpoolError> {
+        let effect = match &record.kind {
+            Some(spool_record::Kind::Opened(Opened { stub: Some(stub) })) => {
+                Effect::Open(attempt_id(&stub.attempt_id)?)
+            }
+            Some(spool_record::Kind::Closed(closed)) => {
+                Effect::Close(attempt_id(closed_id(closed))?, closed.ended_at_ms)
+            }
+            Some(spool_record::Kind::Denied(denied)) => Effect::Deny(denied.at_ms),
+            Some(spool_record::Kind::Settled(settled)) => {
+                attempt_id(&settled.attempt_id)?;
+                Effect::Settle
+            }
+            Some(spool_record::Kind::Opened(Opened { stub: None })) | None => {
+                return Err(SpoolError::Record { what: "is empty" });
+            }
+        };
+        let payload = record.encode_to_vec();
+        if payload.len() > MAX_PAYLOAD {
+            return Err(SpoolError::Record { what: "is too large" });
+        }
+        Ok(Self { payload, effect })
+    }
+
+    pub(super) fn is_reported(&self) -> bool {
+        Kind::of(&self.payload).is_some_and(Kind::is_reported)
+    }
+
+    /// Bytes on disk.
+    fn bytes(&self) -> u64 {
+        (HEADER + self.payload.len()) as u64
+    }
+}
+
+impl State {
+    /// Writes a record and gives it the next number.
+    pub(super) fn append(
+        &mut self,
+        entry: &Entry,
+        config: &SpoolConfig,
+        dir: &Path,
+    ) -> Result<u64, SpoolError> {
+        self.check_room(entry, config, dir)?;
+        let seq = self.write(&entry.payload, config, dir)?;
+        match entry.effect {
+            Effect::Open(id) => {
+                let bytes = entry.bytes();
+                if let Some(old) = self.open.insert(id, OpenAttempt { seq, bytes }) {
+                    self.open_bytes -= old.bytes;
+                }
+                self.open_bytes += bytes;
+            }
+            Effect::Close(id, at_ms) => {
+                if let Some(old) = self.open.remove(&id) {
+                    self.open_bytes -= old.bytes;
+                }
+                self.unacked.push_back((seq, at_ms));
+            }
+            Effect::Deny(at_ms) => self.unacked.push_back((seq, at_ms)),
+            Effect::Settle => {}
+        }
+        if entry.is_reported() {
+            self.last_reported = seq;
+        }
+        Ok(seq)
+    }
+
+    /// Refuses what may be refused, early enough that the end of every open attempt still fits.
+    fn check_room(&self, entry: &Entry, config: &SpoolConfig, dir: &Path) -> Result<(), SpoolError> {
+        // The end of an attempt repeats its beginning.
+        let end = match entry.effect {
+            Effect::Open(_) => entry.bytes() + CLOSING_BYTES,
+            Effect::Deny(_) => 0,
+            Effect::Close(..) | Effect::Settle => return Ok(()),
+        };
+        let kept = self.open_bytes + self.open.len() as u64 * CLOSING_BYTES;
+        if self.bytes + entry.bytes() + end + kept > config.max_bytes {
+            return Err(SpoolError::Full { path: dir.to_owned() });
+        }
+        Ok(())
+    }
+
+    /// Writes one frame, whole or not at all.
+    pub(super) fn write(
+        &mut self,
+        payload: &[u8],
+        config: &SpoolConfig,
+        dir: &Path,
+    ) -> Result<u64, SpoolError> {
+        if let Some(reason) = self.stopped() {
+            return Err(SpoolError::Stopped { reason });
+        }
+        let full =
+            |active: &Segment| active.len >= config.segment_bytes && active.last_seq >= active.first_seq;
+        if self.segments.back().is_none_or(full) {
+            let (segment, file) = segment::create(dir, self.next_seq)?;
+            self.bytes += segment.len;
+            self.segments.push_back(segment);
+            let full = std::mem::replace(&mut self.active, Arc::new(file));
+            self.unsynced.push(full);
+        }
+        let seq = self.next_seq;
+        let Some(active) = self.segments.back_mut() else {
+            return Err(SpoolError::Stopped { reason: "it has no segment".to_owned() });
+        };
+        self.scratch.clear();
+        frame::write(&mut self.scratch, seq, payload);
+        if let Err(error) = (&*self.active).write_all(&self.scratch) {
+            if let Err(undo) = self.active.set_len(active.len) {
+                self.stopped = Some(format!("half a record could not be taken back: {undo}"));
+            }
+            return Err(SpoolError::from_write(&active.path, error));
+        }
+        let bytes = self.scratch.len() as u64;
+        active.len += bytes;
+        active.last_seq = seq;
+        self.bytes += bytes;
+        self.next_seq += 1;
+        Ok(seq)
+    }
+
+    pub(super) fn ack(&mut self, seq: u64) {
+        while self.unacked.front().is_some_and(|&(unacked, _)| unacked <= seq) {
+            self.unacked.pop_front();
+        }
+    }
+
+    /// Everything up to here needs no more reporting: our own records count as soon as nothing waits before them.
+    pub(super) fn acked(&self) -> u64 {
+        self.unacked.front().map_or(self.next_seq, |&(seq, _)| seq) - 1
+    }
+
+    pub(super) fn last_seq(&self) -> u64 {
+        self.next_seq - 1
+    }
+
+    pub(super) fn last_reported(&self) -> u64 {
+        self.last_reported
+    }
+
+    pub(super) fn stopped(&self) -> Option<String> {
+        self.stopped.clone()
+    }
+
+    /// No more writes: what is on the disk is unknown.
+    pub(super) fn stop(&mut self, reason: String) {
+        self.stopped.get_or_insert(reason);
+    }
+
+    pub(super) fn stats(&self) -> SpoolStats {
+        SpoolStats {
+            depth: self.unacked.len() as u64,
+            oldest_at_ms: self.unacked.front().map(|&(_, at_ms)| at_ms),
+            bytes: self.bytes,
+            open_attempts: self.open.len() as u64,
+        }
+    }
+}
