@@ -6,10 +6,12 @@
 use std::{env, error::Error, pin::Pin};
 
 use envoy_types::pb::envoy::service::ext_proc::v3::{
-    BodyMutation, BodyResponse, CommonResponse, HeadersResponse, HttpBody, ProcessingRequest, ProcessingResponse,
-    StreamedBodyResponse, TrailersResponse, body_mutation::Mutation,
+    BodyMutation, BodyResponse, CommonResponse, HeadersResponse, HttpBody, ProcessingRequest,
+    ProcessingResponse, StreamedBodyResponse, TrailersResponse,
+    body_mutation::Mutation,
     external_processor_server::{ExternalProcessor, ExternalProcessorServer},
-    processing_request::Request as From, processing_response::Response as To,
+    processing_request::Request as From,
+    processing_response::Response as To,
 };
 use futures::Stream;
 use tokio::{net::UnixListener, sync::mpsc};
@@ -49,7 +51,11 @@ impl ExternalProcessor for Noop {
     }
 }
 
-fn answer(message: ProcessingRequest, chunks: &mut u64, end_after: Option<u64>) -> Option<ProcessingResponse> {
+fn answer(
+    message: ProcessingRequest,
+    chunks: &mut u64,
+    end_after: Option<u64>,
+) -> Option<ProcessingResponse> {
     let response = match message.request? {
         From::RequestHeaders(_) => To::RequestHeaders(HeadersResponse::default()),
         From::ResponseHeaders(_) => To::ResponseHeaders(HeadersResponse::default()),

@@ -1,0 +1,180 @@
+//! Budgets bind what they name, and only that.
+
+use std::time::Duration;
+
+use http::Method;
+use nullspend_e2e::{
+    http::Reply,
+    stack::{Agent, Stack, nanos},
+};
+use serde_json::{Value, json};
+
+use crate::{CHAT, request};
+
+async fn call(stack: &Stack, agent: &Agent, headers: &[(&str, &str)]) -> Reply {
+    stack.call_with(&agent.key, CHAT, headers, request(CHAT, "hello [[fake tokens=5]]", false)).await
+}
+
+/// The code of a denial, or `passed`.
+async fn outcome(stack: &Stack, agent: &Agent, headers: &[(&str, &str)]) -> String {
+    let reply = call(stack, agent, headers).await;
+    match reply.status.as_u16() {
+        200 => "passed".to_owned(),
+        429 => {
+            assert_eq!((reply.header("x-nullspend-denied"), reply.header("x-should-retry")), ("1", "false"));
+            reply.code()
+        }
+        status => panic!("{status}: {}", String::from_utf8_lossy(&reply.body)),
+    }
+}
+
+async fn delete(stack: &Stack, budget: &Value) {
+    let path = format!("/api/budgets/{}", budget["id"].as_str().expect("an id"));
+    let gone = stack.api(&stack.owner, Method::DELETE, &path, Value::Null).await.expect_status(200);
+    assert_eq!(gone.json(), json!({"deleted": true}));
+}
+
+/// A budget that nothing fits into.
+fn tiny(entity_type: &str, entity_id: &str) -> Value {
+    json!({"entityType": entity_type, "entityId": entity_id, "maxBudgetMicrodollars": 1, "policy": "strict_block"})
+}
+
+/// Entity type and id, the headers of a call it binds, that call's code, and what calls without those headers meet:
+/// the bound key's and another key's.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, [&'a str; 2]);
+
+#[tokio::test]
+async fn each_kind_of_entity_binds_its_own_calls_and_no_others() {
+    let stack = Stack::start().await;
+    let (bound, free) = (stack.agent().await, stack.agent().await);
+    let me = stack
+        .api(&free.key, Method::GET, "/api/auth/introspect", Value::Null)
+        .await
+        .expect_status(200)
+        .json();
+    let user = me["userId"].as_str().expect("a user").to_owned();
+    let red = [("x-nullspend-tags", r#"{"team":"red"}"#)];
+    let acme = [("x-nullspend-customer", "acme")];
+    let none: [(&str, &str); 0] = [];
+
+    let cases: [Case<'_>; 5] = [
+        ("api_key", &bound.id, &none, "budget_exceeded", ["budget_exceeded", "passed"]),
+        ("tag", "team=red", &red, "tag_budget_exceeded", ["passed", "passed"]),
+        ("customer", "acme", &acme, "customer_budget_exceeded", ["passed", "passed"]),
+        ("user", &user, &none, "budget_exceeded", ["budget_exceeded", "budget_exceeded"]),
+        ("org", "", &none, "budget_exceeded", ["budget_exceeded", "budget_exceeded"]),
+    ];
+    for (kind, entity, headers, code, [plain_bound, plain_free]) in cases {
+        let budget = stack.budget(tiny(kind, entity)).await;
+        assert_eq!(outcome(&stack, &bound, headers).await, code, "{kind}");
+        assert_eq!(outcome(&stack, &bound, &none).await, plain_bound, "{kind}");
+        assert_eq!(outcome(&stack, &free, &none).await, plain_free, "{kind}");
+        delete(&stack, &budget).await;
+        assert_eq!(
+            outcome(&stack, &bound, headers).await,
+            "passed",
+            "{kind}: a deleted budget binds nothing"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_denial_says_what_stopped_it_and_what_is_left() {
+    let stack = Stack::start().await;
+    let agent = stack.agent().await;
+    let budget = stack.limit_key(&agent, 100).await;
+    let body =
+        json!({"model": "gpt-4o", "max_tokens": 1000, "messages": [{"role": "user", "content": "hi"}]});
+    let reply = stack.call(&agent.key, CHAT, body).await.expect_status(429);
+    let error = &reply.json()["error"];
+    let details = &error["details"];
+    assert_eq!(details["entity_type"], "api_key", "{error:#}");
+    assert_eq!(details["budget_limit_microdollars"], 100);
+    assert_eq!(details["budget_spend_microdollars"], 0);
+    assert_eq!(details["remaining_microdollars"], 100);
+    assert!(details["estimated_cost_microdollars"].as_i64().is_some_and(|cost| cost >= 10_000), "{error:#}");
+    assert_eq!(error["recovery"]["retryable"], false, "{error:#}");
+    assert_eq!(reply.header("x-nullspend-budget-remaining"), "100");
+    assert_eq!(reply.header("x-nullspend-budget-limit"), "100");
+    assert!(stack.provider.calls().is_empty() && stack.events().await.is_empty());
+    assert_eq!(stack.budget_now(&budget).await["spendNanodollars"], "0");
+}
+
+#[tokio::test]
+async fn soft_and_warn_let_pass_and_only_soft_marks() {
+    let stack = Stack::start().await;
+    for (policy, warning, status) in [("soft_block", "budget_exceeded", "exceeded"), ("warn", "", "approved")]
+    {
+        let agent = stack.agent().await;
+        let mut budget = tiny("api_key", &agent.id);
+        budget["policy"] = json!(policy);
+        let budget = stack.budget(budget).await;
+        let reply = call(&stack, &agent, &[("x-nullspend-session", policy)]).await.expect_status(200);
+        assert_eq!(reply.header("x-nullspend-warning"), warning, "{policy}");
+        let spent = stack.wait_no_holds(&budget).await;
+        assert_eq!(
+            nanos(&spent["spendNanodollars"]),
+            stack.provider.calls().last().map_or(0, |call| call.billed_nanos)
+        );
+        let path = format!("/api/cost-events?sessionId={policy}");
+        let event = nullspend_e2e::stack::eventually("the event", async || {
+            let page = stack.api(&stack.owner, Method::GET, &path, Value::Null).await.json();
+            page["data"].get(0).cloned()
+        })
+        .await;
+        assert_eq!(event["budgetStatus"], status, "{policy} {event:#}");
+    }
+}
+
+#[tokio::test]
+async fn raising_and_resetting_make_room_at_once() {
+    let stack = Stack::start().await;
+    let agent = stack.agent().await;
+    let budget = stack.limit_key(&agent, 1).await;
+    assert_eq!(outcome(&stack, &agent, &[]).await, "budget_exceeded");
+    let raised = stack.limit_key(&agent, 1_000_000).await;
+    assert_eq!(raised["id"], budget["id"], "the same budget, changed");
+    assert_eq!(outcome(&stack, &agent, &[]).await, "passed");
+
+    // Spend from elsewhere draws on the same budget.
+    let report = json!({"provider": "openai", "model": "gpt-4o", "inputTokens": 1, "outputTokens": 1,
+        "costMicrodollars": 2_000_000});
+    let _ = stack.api(&agent.key, Method::POST, "/api/cost-events", report).await.expect_status(201);
+    assert_eq!(outcome(&stack, &agent, &[]).await, "budget_exceeded");
+    let path = format!("/api/budgets/{}", budget["id"].as_str().expect("an id"));
+    let reset = stack.api(&stack.owner, Method::POST, &path, Value::Null).await.expect_status(200).json();
+    assert_eq!(reset["data"]["spendNanodollars"], "0", "{reset:#}");
+    assert_eq!(outcome(&stack, &agent, &[]).await, "passed");
+    let billed = stack.provider.calls().last().map_or(0, |call| call.billed_nanos);
+    assert_eq!(
+        nanos(&stack.wait_no_holds(&budget).await["spendNanodollars"]),
+        billed,
+        "only what came after the reset"
+    );
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_refused_within_a_second_and_never_again_accepted() {
+    let stack = Stack::start().await;
+    let agent = stack.agent().await;
+    assert_eq!(outcome(&stack, &agent, &[]).await, "passed");
+    let path = format!("/api/keys/{}", agent.id);
+    let _ = stack.api(&stack.owner, Method::DELETE, &path, Value::Null).await.expect_status(200);
+    let refused = async { while call(&stack, &agent, &[]).await.status != 401 {} };
+    tokio::time::timeout(Duration::from_secs(1), refused).await.expect("refused within a second");
+    let _ = stack.api(&agent.key, Method::GET, "/api/budgets/status", Value::Null).await.expect_status(401);
+}
+
+#[tokio::test]
+async fn mandates_come_before_money() {
+    let stack = Stack::start().await;
+    let agent = stack.agent_with(json!({"allowedModels": ["gpt-4o"], "allowedProviders": ["openai"]})).await;
+    let wrong_model = stack.call(&agent.key, CHAT, request(CHAT, "hello", false)).await.expect_status(403);
+    assert_eq!(wrong_model.code(), "mandate_violation");
+    assert_eq!(wrong_model.json()["error"]["details"]["mandate"], "allowed_models");
+    assert_eq!(wrong_model.header("x-nullspend-denied"), "", "a mandate is no denial");
+    let wrong_provider =
+        stack.call(&agent.key, crate::MESSAGES, request(crate::MESSAGES, "hello", false)).await;
+    assert_eq!(wrong_provider.expect_status(403).json()["error"]["details"]["mandate"], "allowed_providers");
+    assert!(stack.provider.calls().is_empty());
+}

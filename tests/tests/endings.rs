@@ -1,0 +1,242 @@
+//! Every way a call can end: exactly one event each, an honest cost, and nothing left held.
+
+use std::net::TcpListener;
+
+use nullspend_e2e::{
+    http::Http,
+    provider::{Call, State},
+    stack::{Agent, Stack, nanos},
+};
+use serde_json::{Value, json};
+
+use crate::{CHAT, MESSAGES, RESPONSES, request};
+
+const PATHS: [&str; 3] = [CHAT, RESPONSES, MESSAGES];
+
+/// A stack with a budget that never denies, so that every call holds something.
+struct World {
+    stack: Stack,
+    agent: Agent,
+    budget: Value,
+    made: usize,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self::of(Stack::start().await).await
+    }
+
+    async fn of(stack: Stack) -> Self {
+        let agent = stack.agent().await;
+        let budget = stack.limit_key(&agent, 1_000_000_000).await;
+        Self { stack, agent, budget, made: 0 }
+    }
+
+    /// The one event that the last call left, after its hold was given back.
+    async fn event(&mut self) -> Value {
+        self.made += 1;
+        let made = self.made;
+        let events = self.stack.wait_events(made).await;
+        self.stack.wait_no_holds(&self.budget).await;
+        events.into_iter().next().expect("the newest event")
+    }
+
+    fn last_call(&self) -> Call {
+        self.stack.provider.calls().pop().expect("a call at the provider")
+    }
+
+    /// Spend of the budget is what the events say, to the nano-dollar.
+    async fn settle_up(&self) {
+        let spent = nanos(&self.stack.budget_now(&self.budget).await["spendNanodollars"]);
+        assert_eq!(spent, crate::sum_nanos(&self.stack.events().await));
+        assert!(spent >= self.stack.provider.billed_nanos());
+    }
+}
+
+fn cost(event: &Value) -> i64 {
+    nanos(&event["costNanodollars"])
+}
+
+fn assert_estimated(event: &Value, least: i64) {
+    assert_eq!(event["measurement"], "estimated", "{event:#}");
+    assert!(cost(event) >= least && cost(event) > 0, "at least {least}: {event:#}");
+    let bound = event["estimatedCostMicrodollars"].as_i64();
+    assert!(bound.is_none_or(|bound| cost(event) <= bound * 1000 + 999), "never above the hold: {event:#}");
+}
+
+#[tokio::test]
+async fn a_complete_answer_costs_what_the_provider_bills() {
+    let mut world = World::new().await;
+    for path in PATHS {
+        for (stream, prompt) in [
+            (false, "hello there [[fake tokens=31]]"),
+            (true, "hello there [[fake tokens=31 chunks=7]]"),
+            (false, "one two three four five six [[fake tokens=3 cached=5]]"),
+            (true, "cut by its own limit [[fake tokens=500 chunks=9]]"),
+        ] {
+            let reply = world
+                .stack
+                .call(&world.agent.key, path, request(path, prompt, stream))
+                .await
+                .expect_status(200);
+            let (event, call) = (world.event().await, world.last_call());
+            assert_eq!(
+                (cost(&event), &event["measurement"]),
+                (call.billed_nanos, &json!("exact")),
+                "{path} {event:#}"
+            );
+            assert_eq!(event["requestId"], json!(call.request_id), "{path}");
+            assert_eq!(reply.header("x-request-id"), call.request_id, "{path}");
+            let counts =
+                ["inputTokens", "outputTokens", "cachedInputTokens"].map(|name| event[name].as_u64());
+            assert_eq!(
+                counts,
+                [call.input_tokens, call.output_tokens, call.cached_tokens].map(Some),
+                "{path} {event:#}"
+            );
+            assert_eq!((&event["ending"], &event["statusCode"]), (&json!("complete"), &json!(200)));
+        }
+    }
+    world.settle_up().await;
+}
+
+#[tokio::test]
+async fn a_providers_error_passes_byte_for_byte_and_costs_nothing() {
+    let mut world = World::new().await;
+    for path in PATHS {
+        for status in [400, 401, 429, 500, 529] {
+            let body = request(path, &format!("[[fake status={status}]]"), status % 2 == 0);
+            let direct = Http::default();
+            let url = format!("{}{path}", world.stack.provider.url());
+            let headers = [("authorization", "Bearer sk-provider-credential")];
+            let wanted = direct.send(&http::Method::POST, &url, &headers, body.to_string()).await;
+            let got = world.stack.call(&world.agent.key, path, body).await.expect_status(status);
+            assert_eq!(got.body, wanted.body, "{path} {status}");
+            assert_eq!(got.header("x-nullspend-denied"), "", "an upstream 429 is not ours");
+            let event = world.event().await;
+            assert_eq!((cost(&event), &event["ending"]), (0, &json!("provider_error")), "{event:#}");
+            assert_eq!(event["statusCode"], json!(status));
+        }
+    }
+    world.settle_up().await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_mid_stream_pays_for_what_it_was_sent() {
+    let mut world = World::new().await;
+    for (round, (path, h2)) in
+        [(CHAT, false), (CHAT, true), (RESPONSES, false), (MESSAGES, false)].into_iter().enumerate()
+    {
+        let gate = format!("[[fake tokens=20 chunks=10 gate=round{round} gate_at=4]]");
+        let http = Http::new(h2);
+        let opened = world.stack.open(&http, &world.agent.key, path, request(path, &gate, true)).await;
+        let mut live = opened.expect("an answer");
+        world
+            .stack
+            .provider
+            .wait_until(|calls| calls.last().is_some_and(|call| call.output_tokens == 6))
+            .await;
+        let mut text = String::new();
+        while text.matches("word").count() < 6 {
+            text.push_str(&live.read_until("word").await);
+        }
+        drop((live, http));
+        let event = world.event().await;
+        let calls = world
+            .stack
+            .provider
+            .wait_until(|calls| calls.last().is_some_and(|call| call.state == State::Cut))
+            .await;
+        assert_estimated(&event, calls.last().map_or(0, |call| call.billed_nanos));
+        assert_eq!(event["ending"], "aborted", "{path} {event:#}");
+    }
+    world.settle_up().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_breaks_off_is_charged_for_what_was_seen() {
+    let mut world = World::new().await;
+    for path in PATHS {
+        let body = request(path, "[[fake tokens=20 chunks=10 reset_at=5]]", true);
+        let opened = world.stack.open(&world.stack.http, &world.agent.key, path, body).await;
+        let (text, whole) = opened.expect("an answer").rest().await;
+        assert!(!whole, "a broken stream must not look complete: {text}");
+        let event = world.event().await;
+        assert_estimated(&event, world.last_call().billed_nanos);
+        assert_eq!(event["ending"], "aborted", "{path} {event:#}");
+
+        // The same with the API's own error event and a valid end.
+        let body = request(path, "[[fake tokens=20 chunks=10 error_at=5]]", true);
+        let reply = world.stack.call(&world.agent.key, path, body).await.expect_status(200);
+        assert!(String::from_utf8_lossy(&reply.body).contains("error"));
+        assert_estimated(&world.event().await, world.last_call().billed_nanos);
+    }
+    world.settle_up().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_never_began_is_charged_in_full() {
+    let mut world = World::new().await;
+    for stream in [false, true] {
+        let reply =
+            world.stack.call(&world.agent.key, CHAT, request(CHAT, "[[fake reset_at=0]]", stream)).await;
+        assert!((502..=504).contains(&reply.status.as_u16()), "{reply:?}");
+        assert!(!reply.code().is_empty(), "{reply:?}");
+        assert_estimated(&world.event().await, world.last_call().billed_nanos);
+
+        let before = world.stack.provider.calls().len();
+        let http = Http::default();
+        let (url, key) = (format!("{}{CHAT}", world.stack.url), world.agent.key.clone());
+        let asking = tokio::spawn(async move {
+            let headers = [
+                ("x-nullspend-key", key.as_str()),
+                ("authorization", "Bearer x"),
+                ("content-type", "application/json"),
+            ];
+            let body = request(CHAT, "[[fake stall_at=0]]", stream).to_string();
+            http.open(&http::Method::POST, &url, &headers, body).await
+        });
+        world.stack.provider.wait_until(|calls| calls.len() > before).await;
+        asking.abort();
+        assert!(asking.await.is_err(), "nothing was answered");
+        let event = world.event().await;
+        assert_estimated(&event, world.last_call().billed_nanos);
+    }
+    world.settle_up().await;
+}
+
+#[tokio::test]
+async fn answers_without_usage_are_charged_and_marked() {
+    let mut world = World::new().await;
+    for path in PATHS {
+        for stream in [false, true] {
+            let body = request(path, "[[fake tokens=9 no_usage]]", stream);
+            let _ = world.stack.call(&world.agent.key, path, body).await.expect_status(200);
+            assert_estimated(&world.event().await, world.last_call().billed_nanos);
+        }
+    }
+    let zipped =
+        world.stack.call(&world.agent.key, CHAT, request(CHAT, "[[fake tokens=9 gzip]]", false)).await;
+    assert_eq!(
+        (zipped.header("content-encoding"), &zipped.body[..2]),
+        ("gzip", &[0x1f, 0x8b][..]),
+        "untouched bytes"
+    );
+    assert!(cost(&world.event().await) >= world.last_call().billed_nanos);
+    world.settle_up().await;
+}
+
+#[tokio::test]
+async fn a_provider_that_is_down_leaves_one_event_and_no_hold() {
+    let nobody =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let stack = Stack::builder().upstream(&format!("http://{nobody}")).start().await;
+    let mut world = World::of(stack).await;
+    for stream in [false, true] {
+        let reply = world.stack.call(&world.agent.key, CHAT, request(CHAT, "hello", stream)).await;
+        assert!((502..=504).contains(&reply.status.as_u16()), "{reply:?}");
+        let event = world.event().await;
+        assert_eq!(event["ending"], "unreachable", "{event:#}");
+    }
+    assert!(world.stack.provider.calls().is_empty());
+}
