@@ -14,6 +14,8 @@ mod respond;
 mod routes;
 
 #[cfg(test)]
+mod kinds_tests;
+#[cfg(test)]
 mod tests;
 
 use std::sync::Arc;

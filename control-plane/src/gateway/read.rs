@@ -203,9 +203,11 @@ impl Reader<'_> {
         };
         let Some(number) = number else {
             let expected = if field.json_string { "a whole number as text" } else { "a whole number" };
-            let found = if matches!(json, Json::Fraction(_)) { "" } else { json.noun() };
-            let tail = if found.is_empty() { String::new() } else { format!(", not {found}") };
-            self.issues.here(format!("must be {expected}{tail}"));
+            match json {
+                Json::Fraction(_) => self.issues.here(format!("must be {expected}")),
+                Json::Text(_) if field.json_string => self.issues.here(format!("must be {expected}")),
+                _ => self.issues.here(format!("must be {expected}, not {}", json.noun())),
+            }
             return None;
         };
         let (value, least, most) = match field.kind {
