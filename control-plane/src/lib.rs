@@ -4,15 +4,21 @@
 
 pub mod app;
 pub mod auth;
+mod backing;
 pub mod gateway;
 pub mod grpc;
 pub mod idempotency;
+pub mod internal;
 pub mod metrics;
 pub mod openapi;
+mod plane;
+pub mod reflection;
 pub mod schema;
 pub mod server;
 pub mod status;
 pub mod store;
+
+pub use plane::{BuildError, ClaimError, Config, ControlPlane, Deps};
 
 /// The whole service stack, as both gRPC clients and the REST gateway reach it.
 pub type Api = tower::util::BoxCloneSyncService<

@@ -1,0 +1,191 @@
+//! The control plane put together: what the program builds, starts and stops.
+
+use std::{fmt, sync::Arc};
+
+use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger};
+use nullspend_proto::internal::data_plane_service_server::DataPlaneServiceServer;
+use secrecy::SecretString;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::{
+    Api,
+    app::App,
+    auth::{Gatekeeper, Guarded},
+    backing::Backing,
+    gateway::Gateway,
+    idempotency::Idempotent,
+    internal::DataPlanes,
+    metrics::Metrics,
+    reflection::{ReflectionError, add_reflection},
+    schema::{Schema, SchemaError},
+    server::{self, Front},
+    store::{OpenError, Store, StoreError},
+};
+
+/// Largest batch of records or policy snapshot between the planes.
+const MAX_INTERNAL_MESSAGE: usize = 64 * 1024 * 1024;
+
+/// What the control plane needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `sqlite:PATH` or `postgres://…`. A secret: it may hold a password.
+    pub database_url: SecretString,
+}
+
+/// What the composition root chooses.
+#[derive(Clone)]
+pub struct Deps {
+    /// The one ledger of all spend.
+    pub ledger: Arc<dyn Ledger>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// New ids.
+    pub ids: Arc<dyn Ids>,
+}
+
+impl fmt::Debug for Deps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deps").finish_non_exhaustive()
+    }
+}
+
+/// The control plane could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The API definition asks for what the product cannot serve.
+    #[error("the API definition cannot be served")]
+    Schema(#[from] SchemaError),
+    /// Reflection.
+    #[error("reflection cannot be served")]
+    Reflection(#[from] ReflectionError),
+    /// The database.
+    #[error("the database cannot be used")]
+    Store(#[from] OpenError),
+}
+
+/// The in-process ledger of this database belongs to somebody else, or nobody can tell.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// Another node's.
+    #[error(
+        "this database belongs to node {owner}, whose spool may hold cost that was not reported yet; start that node, \
+         or run `nullspend ledger take-over` here when it is gone for good"
+    )]
+    OtherNode {
+        /// The owner's id.
+        owner: String,
+    },
+    /// The database did not answer.
+    #[error("claiming the database for this node")]
+    Store(#[from] StoreError),
+}
+
+/// A built control plane. Nothing listens until one of the `serve_*` futures runs.
+pub struct ControlPlane {
+    app: Arc<App>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    front: Front,
+}
+
+impl fmt::Debug for ControlPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ControlPlane").finish_non_exhaustive()
+    }
+}
+
+impl ControlPlane {
+    /// Opens and migrates the store and builds the service stack.
+    ///
+    /// # Errors
+    /// [`BuildError`] names the part that failed.
+    pub async fn build(config: Config, deps: Deps) -> Result<Arc<Self>, BuildError> {
+        let history_id = deps.ids.v4().hyphenated().to_string();
+        let store = Store::open(&config.database_url, &history_id).await?;
+        let schema = Arc::new(Schema::load()?);
+        let metrics = Arc::new(Metrics::default());
+        let clock = Arc::clone(&deps.clock);
+        let app = Arc::new(App::new(store.clone(), deps.ledger, deps.clock, Arc::clone(&deps.ids)));
+        let backing = Arc::new(Backing { store, clock: Arc::clone(&clock), metrics: Arc::clone(&metrics) });
+        let (reporter, health) = tonic_health::server::health_reporter();
+        for service in
+            schema.methods.iter().map(|method| method.descriptor.parent_service().full_name().to_owned())
+        {
+            reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+        }
+        let routes = add_reflection(crate::grpc::routes(&app).add_service(health))?.prepare();
+        let gatekeeper = Gatekeeper::new(Arc::clone(&schema), backing.clone());
+        let idempotent = Idempotent::new(Arc::clone(&schema), backing, routes);
+        let api = Api::new(Guarded::new(gatekeeper.clone(), idempotent));
+        let gateway =
+            Gateway::new(Arc::clone(&schema), gatekeeper, api.clone(), Arc::clone(&clock), deps.ids)?;
+        let front = Front::new(api, gateway, schema, Arc::clone(&metrics));
+        Ok(Arc::new(Self { app, clock, metrics, front }))
+    }
+
+    /// The use cases.
+    #[must_use]
+    pub fn app(&self) -> &Arc<App> {
+        &self.app
+    }
+
+    /// Claims the database for the in-process ledger of `node_id` (kept in the data directory).
+    ///
+    /// # Errors
+    /// [`ClaimError::OtherNode`] when another node claimed it before.
+    pub async fn claim_node(&self, node_id: &str) -> Result<(), ClaimError> {
+        let owner = self.app.store().claim_node(node_id, self.clock.now_ms()).await?;
+        if owner == node_id { Ok(()) } else { Err(ClaimError::OtherNode { owner }) }
+    }
+
+    /// Serves gRPC and REST until `stop`.
+    ///
+    /// # Errors
+    /// When the listener fails for good.
+    pub async fn serve_public(&self, listener: UnixListener, stop: CancellationToken) -> std::io::Result<()> {
+        self.front.clone().serve(listener, stop).await
+    }
+
+    /// The public side, for another kind of listener.
+    #[must_use]
+    pub fn front(&self) -> &Front {
+        &self.front
+    }
+
+    /// Serves data planes until `stop`. Runs before [`serve_public`](Self::serve_public): spools are replayed before
+    /// the ledger is loaded (design §5, start).
+    ///
+    /// # Errors
+    /// When the listener fails for good.
+    pub async fn serve_internal(
+        &self,
+        listener: UnixListener,
+        stop: CancellationToken,
+    ) -> std::io::Result<()> {
+        let service = DataPlanes::new(Arc::clone(&self.app), Arc::clone(&self.metrics), stop.clone());
+        let service = DataPlaneServiceServer::new(service)
+            .max_decoding_message_size(MAX_INTERNAL_MESSAGE)
+            .max_encoding_message_size(MAX_INTERNAL_MESSAGE);
+        let router = Routes::new(service).into_axum_router();
+        server::until(
+            axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()),
+            stop,
+        )
+        .await
+    }
+
+    /// Serves `/metrics` until `stop`.
+    ///
+    /// # Errors
+    /// When the listener fails for good.
+    pub async fn serve_admin(&self, listener: UnixListener, stop: CancellationToken) -> std::io::Result<()> {
+        server::serve_metrics(Arc::clone(&self.metrics), listener, stop).await
+    }
+
+    /// Closes the store, after everything else has stopped.
+    pub async fn close(&self) {
+        self.app.store().close().await;
+    }
+}
