@@ -167,7 +167,8 @@ async fn bad_headers_keys_and_routes_are_refused_before_anything_is_forwarded() 
         ("a climbing route", "/v1/chat/completions/../../v1/files", good.to_vec(), 404, "not_found"),
     ];
     for (what, path, headers, status, code) in refused {
-        assert_refused(what, &post(&stack, path, &headers, body.clone()).await, status, code);
+        let reply = post(&stack, path, &headers, body.clone()).await;
+        assert_refused(what, &reply, status, code);
     }
     let got = stack.http.send(&Method::GET, &format!("{}{CHAT}", stack.url), &good, "").await;
     assert_refused("a GET", &got, 404, "not_found");

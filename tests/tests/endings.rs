@@ -1,6 +1,6 @@
 //! Every way a call can end: exactly one event each, an honest cost, and nothing left held.
 
-use std::net::TcpListener;
+use std::{net::TcpListener, time::Duration};
 
 use nullspend_e2e::{
     http::Http,
@@ -239,4 +239,30 @@ async fn a_provider_that_is_down_leaves_one_event_and_no_hold() {
         assert_eq!(event["ending"], "unreachable", "{event:#}");
     }
     assert!(world.stack.provider.calls().is_empty());
+}
+
+#[tokio::test]
+async fn a_stream_may_outlive_its_lease_many_times() {
+    let stack = Stack::builder().env("NULLSPEND_LEDGER_LEASE_MS", "1000").start().await;
+    let mut world = World::of(stack).await;
+    let body = request(CHAT, "[[fake tokens=20 chunks=10 gate=late gate_at=5]]", true);
+    let mut live =
+        world.stack.open(&world.stack.http, &world.agent.key, CHAT, body).await.expect("an answer");
+    live.read_until("word").await;
+    let held = world.stack.budget_now(&world.budget).await["heldNanodollars"].clone();
+    assert!(nanos(&held) > 0);
+    // Time itself is what is tested here: four leases of it.
+    for _ in 0..16 {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        assert_eq!(
+            world.stack.budget_now(&world.budget).await["heldNanodollars"],
+            held,
+            "held as long as it lives"
+        );
+    }
+    world.stack.provider.open_gate("late");
+    assert!(live.rest().await.1);
+    let event = world.event().await;
+    assert_eq!((cost(&event), &event["measurement"]), (world.last_call().billed_nanos, &json!("exact")));
+    world.settle_up().await;
 }
