@@ -12,6 +12,7 @@ mod lifecycle;
 mod one_dollar;
 mod sdk;
 mod secrets;
+mod tls;
 
 use serde_json::{Value, json};
 

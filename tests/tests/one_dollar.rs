@@ -99,10 +99,12 @@ async fn of_two_calls_at_once_a_budget_for_one_admits_one() {
     let path = "/v1/chat/completions";
     let body = json!({"model": "gpt-4o", "stream": true, "max_tokens": 100,
         "messages": [{"role": "user", "content": "[[fake tokens=4 chunks=4 gate=g gate_at=2]]"}]});
-    // Room for one bound (about 1000 µ$ of output and some hundreds of input), not for two.
-    let budget = stack.limit_key(&agent, 2_000).await;
+    let budget = stack.limit_key(&agent, 1_000_000).await;
     let first = stack.open(&stack.http, &agent.key, path, body.clone()).await.expect("an answer");
     assert_eq!(first.status.as_u16(), 200);
+    // Room for one and a half of what the first call holds.
+    let held = nanos(&stack.budget_now(&budget).await["heldNanodollars"]);
+    stack.limit_key(&agent, held / 1000 * 3 / 2).await;
     let second = stack.call(&agent.key, path, body.clone()).await;
     assert_eq!((second.status.as_u16(), second.code().as_str()), (429, "budget_exceeded"));
     stack.provider.open_gate("g");

@@ -23,7 +23,7 @@ fn prepared(variable: &str, usual: &str) -> PathBuf {
     path
 }
 
-fn python(script: &str) -> Command {
+pub fn python(script: &str) -> Command {
     let mut command = Command::new(prepared("NULLSPEND_TEST_VENV", ".cache/venv").join("bin/python"));
     command.arg(workspace().join("tests/sdk/python").join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
     command
