@@ -1,0 +1,6 @@
+//! The ledger's law, clause by clause, with small numbers.
+
+mod book;
+mod clauses;
+mod leases;
+mod limits;
