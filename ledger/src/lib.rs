@@ -2,6 +2,12 @@
 //!
 //! What a ledger does is written once, as [`nullspend_core::ledger::law`]; here are the mechanisms that keep it.
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
+#[cfg(feature = "conformance")]
+mod faulty;
 mod memory;
 
+#[cfg(feature = "conformance")]
+pub use faulty::Faulty;
 pub use memory::MemoryLedger;
