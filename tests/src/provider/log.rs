@@ -12,7 +12,9 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use nullspend_core::id::{Ids, RandomIds};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::watch;
 
 use super::{Api, bill::Bill, control::Control};
@@ -73,6 +75,7 @@ pub struct Call {
 
 #[derive(Debug)]
 pub(super) struct Log {
+    books: bool,
     calls: Mutex<Vec<Call>>,
     gates: watch::Sender<BTreeSet<String>>,
     changed: watch::Sender<()>,
@@ -80,10 +83,10 @@ pub(super) struct Log {
     next: AtomicU64,
 }
 
-impl Default for Log {
-    fn default() -> Self {
-        use nullspend_core::id::{Ids, RandomIds};
+impl Log {
+    pub(super) fn new(books: bool) -> Self {
         Self {
+            books,
             calls: Mutex::default(),
             gates: watch::Sender::default(),
             changed: watch::Sender::default(),
@@ -92,9 +95,7 @@ impl Default for Log {
             next: AtomicU64::new(1),
         }
     }
-}
 
-impl Log {
     fn locked(&self) -> MutexGuard<'_, Vec<Call>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -125,7 +126,11 @@ impl Log {
         let _ = self.gates.subscribe().wait_for(|open| open.contains(name)).await;
     }
 
+    /// The record's place; a place that does not exist when no books are kept.
     fn add(&self, call: Call) -> usize {
+        if !self.books {
+            return usize::MAX;
+        }
         let mut calls = self.locked();
         calls.push(call);
         let index = calls.len() - 1;
@@ -135,6 +140,9 @@ impl Log {
     }
 
     fn change(&self, index: usize, change: impl FnOnce(&mut Call)) {
+        if !self.books {
+            return;
+        }
         let mut calls = self.locked();
         if let Some(call) = calls.get_mut(index) {
             change(call);
@@ -147,17 +155,14 @@ impl Log {
         let text = |value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let credential = headers.get(header::AUTHORIZATION).or_else(|| headers.get("x-api-key")).map(text);
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let kept =
-            if body.len() <= KEPT_BODY { std::str::from_utf8(body).ok().map(str::to_owned) } else { None };
-        let model = serde_json::from_slice::<serde_json::Value>(body)
-            .ok()
-            .and_then(|request| request["model"].as_str().map(str::to_owned));
+        let small = self.books && body.len() <= KEPT_BODY;
+        let kept = std::str::from_utf8(body).ok().filter(|_| small).map(str::to_owned);
         Call {
             request_id: format!("req_{}_{number}", &self.prefix[..12]),
             label: None,
             api: api.map(|api| api.as_str().to_owned()),
             path: path.to_owned(),
-            model,
+            model: None,
             stream: false,
             status: 200,
             state: State::Open,
@@ -181,11 +186,16 @@ impl Log {
         body: &Bytes,
         status: u16,
     ) -> String {
-        let call = Call { status, state: State::Refused, ..self.record(api, path, headers, body) };
+        let model = serde_json::from_slice::<Value>(body).ok().and_then(|request| model_of(&request));
+        let call = Call { status, model, state: State::Refused, ..self.record(api, path, headers, body) };
         let id = call.request_id.clone();
         self.add(call);
         id
     }
+}
+
+fn model_of(request: &Value) -> Option<String> {
+    request["model"].as_str().map(str::to_owned)
 }
 
 /// Keeps one call's record; a meter dropped before [`Meter::finish`] leaves the call `Cut`.
@@ -207,13 +217,14 @@ impl Meter {
         path: &str,
         headers: &HeaderMap,
         body: &Bytes,
-        stream: bool,
+        request: &Value,
         bill: Bill,
         control: &Control,
     ) -> Self {
         let call = Call {
             label: control.label.clone(),
-            stream,
+            model: model_of(request),
+            stream: request["stream"].as_bool().unwrap_or(false),
             input_tokens: bill.input_tokens,
             cached_tokens: bill.cached_tokens,
             billed_nanos: bill.nanos(0),

@@ -88,17 +88,17 @@ impl FakeProvider {
     /// # Errors
     /// When no port can be bound.
     pub async fn start() -> io::Result<Self> {
-        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0))).await
+        Self::listen(SocketAddr::from(([127, 0, 0, 1], 0)), true).await
     }
 
-    /// Starts on the given address.
+    /// Starts on the given address. Without `books` it records nothing: for long loads, whose log would fill the memory.
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub async fn listen(address: SocketAddr) -> io::Result<Self> {
+    pub async fn listen(address: SocketAddr, books: bool) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
-        let log = Arc::new(Log::default());
+        let log = Arc::new(Log::new(books));
         let accepting = tokio::spawn(accept(listener, Arc::clone(&log)));
         Ok(Self { address, log, accepting })
     }
@@ -202,7 +202,7 @@ async fn answer(
         return Ok(refuse(404, "The model does not exist or you do not have access to it."));
     };
     let stream = request["stream"].as_bool().unwrap_or(false);
-    let mut meter = Meter::open(log, api, path, headers, bytes, stream, bill, &control);
+    let mut meter = Meter::open(log, api, path, headers, bytes, &request, bill, &control);
     if !stream {
         // A provider that has started on an answer bills it whole, whether or not anybody waits for it.
         meter.generated(bill.output_tokens);
