@@ -26,3 +26,6 @@ pub type Api = tower::util::BoxCloneSyncService<
     http::Response<tonic::body::Body>,
     std::convert::Infallible,
 >;
+
+#[cfg(test)]
+mod serving_tests;

@@ -18,7 +18,7 @@ pub(super) struct Failure {
     code: String,
     message: String,
     details: Value,
-    headers: HeaderMap,
+    headers: Box<HeaderMap>,
 }
 
 #[derive(Serialize)]
@@ -40,7 +40,7 @@ impl Failure {
             code: code.to_owned(),
             message: message.into(),
             details: Value::Null,
-            headers: HeaderMap::new(),
+            headers: Box::default(),
         }
     }
 
@@ -109,7 +109,12 @@ impl Failure {
         let body = Body { error: Inner { code: &self.code, message: &self.message, details: &self.details } };
         // A struct of strings and a JSON value always serialises.
         let bytes = serde_json::to_vec(&body).unwrap_or_default();
-        Answer { status: self.status, headers: self.headers, content_type: respond::JSON, body: bytes.into() }
+        Answer {
+            status: self.status,
+            headers: *self.headers,
+            content_type: respond::JSON,
+            body: bytes.into(),
+        }
     }
 }
 

@@ -51,10 +51,12 @@ impl Callers for Table {
 
 /// Remembers answers in a map.
 #[derive(Default)]
-struct Map(Mutex<HashMap<(OrgId, String, String), (Claim, Option<Remembered>)>>);
+struct Map(Mutex<HashMap<Place, (Claim, Option<Remembered>)>>);
+
+type Place = (OrgId, String, String);
 
 impl Map {
-    fn place(claim: &Claim) -> (OrgId, String, String) {
+    fn place(claim: &Claim) -> Place {
         (claim.org, claim.method.clone(), claim.key.clone())
     }
 }
@@ -298,14 +300,13 @@ async fn null_clears_where_the_request_can_say_so() {
     let got = world.call("admin", "PATCH", "/api/keys/k%201", body).await;
     assert_eq!(got.status, 200, "{}", got.body);
     assert_eq!(got.body, json!({ "data": null }));
-    let updated = world.keys.updated.lock().unwrap();
+    let updated = std::mem::take(&mut *world.keys.updated.lock().unwrap());
     assert_eq!(updated[0].id, "k 1", "the path wins");
     assert_eq!(updated[0].clear, ["allowedModels"]);
     assert_eq!(updated[0].allowed_models, None);
     assert_eq!(updated[0].allowed_providers.as_ref().unwrap().values, ["openai"]);
     assert_eq!(updated[0].default_tags.as_ref().unwrap().values.len(), 1);
     assert_eq!(updated[0].locked_tags, None);
-    drop(updated);
     let got = world.call("admin", "PATCH", "/api/keys/k1", r#"{"clear":["name"]}"#).await;
     assert_eq!(issues(&got), [(r#"["clear"]"#.to_owned(), "is not known".to_owned())]);
 }
