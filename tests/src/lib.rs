@@ -3,6 +3,7 @@
 
 #[allow(clippy::expect_used, reason = "a test's client fails by panicking")]
 pub mod http;
+pub mod load;
 pub mod provider;
 #[allow(clippy::expect_used, reason = "a test's world fails by panicking")]
 pub mod stack;
