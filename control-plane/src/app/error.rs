@@ -135,6 +135,12 @@ impl AppError {
         Self::new(Kind::Forbidden, "forbidden", message)
     }
 
+    /// Our own mistake; the cause goes to the log only.
+    #[must_use]
+    pub fn internal(message: impl Into<String>, source: impl Error + Send + Sync + 'static) -> Self {
+        Self { source: Some(Box::new(source)), ..Self::new(Kind::Internal, "internal_error", message) }
+    }
+
     /// Something we depend on does not answer.
     #[must_use]
     pub fn unavailable(message: impl Into<String>, source: impl Error + Send + Sync + 'static) -> Self {

@@ -1,17 +1,34 @@
 //! Use cases: what the product does for a caller, whichever protocol it came in by.
 
+mod budgets;
 mod caller;
+mod check;
+mod document;
 mod error;
+mod events;
+mod keys;
+mod models;
+mod secret;
+mod startup;
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+};
 
-use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger};
+use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, policy::Policy};
 use tokio::sync::watch;
 
+pub use budgets::{BudgetRequest, BudgetView};
 pub use caller::Caller;
+pub use document::PolicyDocument;
 pub use error::{AppError, Issue, Kind, PathSegment};
+pub use events::{Recorded, Reported, ReportedParts};
+pub use keys::{CreatedKey, KeyChange, NewKey, Page};
+pub use models::CheapModel;
+pub use startup::Bootstrap;
 
-use crate::store::Store;
+use crate::store::{PolicyDelta, Store};
 
 /// Everything the use cases work with.
 pub struct App {
@@ -20,6 +37,7 @@ pub struct App {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     policy_changed: watch::Sender<u64>,
+    policy: RwLock<Arc<Policy>>,
 }
 
 impl fmt::Debug for App {
@@ -32,7 +50,7 @@ impl App {
     /// Over an open store and a loaded (or soon to be loaded) ledger.
     #[must_use]
     pub fn new(store: Store, ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
-        Self { store, ledger, clock, ids, policy_changed: watch::Sender::new(0) }
+        Self { store, ledger, clock, ids, policy_changed: watch::Sender::new(0), policy: RwLock::default() }
     }
 
     /// The store, for what needs no use case (ingest, policy streams, idempotency).
@@ -52,4 +70,46 @@ impl App {
     pub fn policy_changes(&self) -> watch::Receiver<u64> {
         self.policy_changed.subscribe()
     }
+
+    fn policy_changed(&self, revision: u64) {
+        self.policy_changed.send_modify(|known| *known = revision.max(*known));
+    }
+
+    /// Policy as the database has it now; only what changed since the last time is read.
+    async fn policy(&self) -> Result<Arc<Policy>, AppError> {
+        let at = self.store.policy_position().await?;
+        let held = Arc::clone(&self.policy.read().unwrap_or_else(PoisonError::into_inner));
+        if held.revision == at.revision && held.history_id == at.history_id {
+            return Ok(held);
+        }
+        let delta = match held.history_id == at.history_id {
+            true => self.store.policy_since(held.revision).await?,
+            false => self.store.policy_snapshot().await?,
+        };
+        let next = Arc::new(laid_over(&held, delta));
+        *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
+        Ok(next)
+    }
+}
+
+fn laid_over(held: &Policy, delta: PolicyDelta) -> Policy {
+    let mut policy = if delta.snapshot { Policy::default() } else { held.clone() };
+    policy.revision = delta.revision;
+    policy.history_id = delta.history_id;
+    for (org, rule) in delta.orgs {
+        policy.put_org(org, rule);
+    }
+    for (hash, key) in delta.keys {
+        policy.put_key(hash, key);
+    }
+    for rule in delta.budgets {
+        policy.put_budget(rule);
+    }
+    for key in delta.revoked_keys {
+        policy.remove_key(key);
+    }
+    for budget in delta.deleted_budgets {
+        policy.remove_budget(budget);
+    }
+    policy
 }

@@ -1,6 +1,6 @@
 //! Reading cost events and denials.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use nullspend_core::{
     attempt::Tokens,
@@ -91,25 +91,30 @@ impl Store {
         row.map(|row| row.into_record(OP)).transpose()
     }
 
-    /// The reported event of this request, if there is one (contract §5.2: duplicates answer with the first).
+    /// When those of these events that exist ended.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn reported_event(
+    pub async fn event_times(
         &self,
         org: OrgId,
-        request_id: &str,
-        provider: &str,
-    ) -> Result<Option<EventRecord>, StoreError> {
-        const OP: &str = "look for a reported event";
-        let row: Option<EventRow> = on_pool!(read self.pool, |c, Db| {
-            const SQL: &str = concat!(
-                event_select!(),
-                "WHERE org_id = $1 AND request_id = $2 AND provider = $3 AND source = 'api'"
-            );
-            sqlx::query_as(SQL).bind(org.bare()).bind(request_id).bind(provider).fetch_optional(c).await.during(OP)?
+        ids: &[AttemptId],
+    ) -> Result<HashMap<AttemptId, i64>, StoreError> {
+        const OP: &str = "look for events";
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows: Vec<(String, i64)> = on_pool!(read self.pool, |c, Db| {
+            let mut query = sqlx::QueryBuilder::<Db>::new("SELECT id, ended_at_ms FROM cost_events WHERE org_id = ");
+            query.push_bind(org.bare()).push(" AND id IN (");
+            let mut list = query.separated(", ");
+            for id in ids {
+                list.push_bind(id.bare());
+            }
+            query.push(")");
+            query.build_query_as().persistent(false).fetch_all(c).await.during(OP)?
         });
-        row.map(|row| row.into_record(OP)).transpose()
+        rows.into_iter().map(|(id, ended_at_ms)| Ok((Reader(OP).id("id", &id)?, ended_at_ms))).collect()
     }
 
     /// Events of the organisation, newest first; with `budget_status` `denied`, its denials.
