@@ -13,12 +13,10 @@ use super::{
     check::{Checks, page_size},
     secret::{NewSecret, hash_key},
 };
-use crate::store::{Cursor, KeyHash, KeyRecord};
+use crate::store::{Cursor, KeyRecord};
 
 /// What `NullSpend-Version` defaults to.
 pub(super) const API_VERSION: &str = "2026-04-01";
-/// `lastUsedAt` is written at most this often (contract §1.2).
-const TOUCH_EVERY_MS: i64 = 60_000;
 const MAX_NAMES: usize = 50;
 const MAX_NAME: usize = 100;
 
@@ -90,33 +88,6 @@ impl<T> Page<T> {
 }
 
 impl App {
-    /// Who calls with a key of this hash; `None` when no live key has it.
-    ///
-    /// # Errors
-    /// `service_unavailable` when the database does not answer (never "no such key"); `forbidden` when the key's owner
-    /// left the organisation.
-    pub async fn caller_by_key(&self, hash: &KeyHash) -> Result<Option<Caller>, AppError> {
-        let Some(found) = self.store.key_by_sha256(hash).await? else { return Ok(None) };
-        let Some(owner_role) = found.owner_role else {
-            return Err(AppError::forbidden(
-                "The owner of this key is no longer a member of its organisation",
-            ));
-        };
-        let now_ms = self.clock.now_ms();
-        if found.last_used_at_ms.is_none_or(|last| last <= now_ms - TOUCH_EVERY_MS)
-            && let Err(error) = self.store.touch_key(found.identity.key, now_ms, TOUCH_EVERY_MS).await
-        {
-            tracing::warn!(%error, "a key's last use could not be noted");
-        }
-        let identity = found.identity;
-        Ok(Some(Caller {
-            org: identity.org,
-            user: identity.user,
-            role: identity.role.min(owner_role),
-            key: Some(identity),
-        }))
-    }
-
     /// Makes a key.
     ///
     /// # Errors

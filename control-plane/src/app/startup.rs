@@ -9,7 +9,7 @@ use nullspend_core::{
 use secrecy::SecretString;
 
 use super::{
-    App, AppError, Kind,
+    App, AppError,
     keys::API_VERSION,
     secret::{NewSecret, hash_key},
 };
@@ -85,31 +85,6 @@ impl App {
         }
         self.policy_changed(self.store.policy_position().await?.revision);
         Ok(Some(Bootstrap { org, user, owner_key: owner.raw, agent_key: agent.raw }))
-    }
-
-    /// Makes sure that no other node's in-process ledger holds this database's counters (design §3).
-    ///
-    /// # Errors
-    /// `ledger_owned_elsewhere` with what to do.
-    pub async fn claim_node(&self, node_id: &str) -> Result<(), AppError> {
-        let owner = self.store.claim_node(node_id, self.clock.now_ms()).await?;
-        if owner == node_id {
-            return Ok(());
-        }
-        let message = format!(
-            "This database belongs to the in-process ledger of node {owner}, not to this data directory. Start with that \
-             node's data directory, or run `nullspend ledger take-over` if it is gone for good; its spool may hold cost \
-             that was never reported"
-        );
-        Err(AppError::new(Kind::Conflict, "ledger_owned_elsewhere", message))
-    }
-
-    /// Makes this node the owner, whoever was.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn take_over(&self, node_id: &str) -> Result<(), AppError> {
-        Ok(self.store.take_over_node(node_id, self.clock.now_ms()).await?)
     }
 
     /// Fills an empty ledger from the store: limits first, then settled spend. The spool must have been replayed into
