@@ -11,7 +11,7 @@ use tonic::service::Routes;
 
 use crate::{
     Api,
-    app::App,
+    app::{App, AppError, Bootstrap},
     auth::{Gatekeeper, Guarded},
     backing::Backing,
     gateway::Gateway,
@@ -129,6 +129,23 @@ impl ControlPlane {
     #[must_use]
     pub fn app(&self) -> &Arc<App> {
         &self.app
+    }
+
+    /// Founds the first organisation with an owner and an agent key, on an empty database only. `owner_key` is the raw
+    /// owner key to create; made up when absent. The raw keys are in the answer and nowhere else.
+    ///
+    /// # Errors
+    /// When the key has not the form of one, or the database fails.
+    pub async fn bootstrap(&self, owner_key: Option<SecretString>) -> Result<Option<Bootstrap>, AppError> {
+        self.app.bootstrap(owner_key).await
+    }
+
+    /// Sets the ledger's counters from the store: after spools were replayed, before the first decision.
+    ///
+    /// # Errors
+    /// When the database or the ledger fails.
+    pub async fn load_ledger(&self) -> Result<(), AppError> {
+        self.app.load_ledger().await
     }
 
     /// Claims the database for the in-process ledger of `node_id` (kept in the data directory).
