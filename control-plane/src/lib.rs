@@ -9,6 +9,7 @@ pub mod gateway;
 pub mod grpc;
 pub mod idempotency;
 pub mod internal;
+mod jobs;
 pub mod metrics;
 pub mod openapi;
 mod plane;

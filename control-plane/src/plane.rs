@@ -17,6 +17,7 @@ use crate::{
     gateway::Gateway,
     idempotency::Idempotent,
     internal::DataPlanes,
+    jobs::housekeeping,
     metrics::Metrics,
     reflection::{ReflectionError, add_reflection},
     schema::{Schema, SchemaError},
@@ -157,12 +158,15 @@ impl ControlPlane {
         if owner == node_id { Ok(()) } else { Err(ClaimError::OtherNode { owner }) }
     }
 
-    /// Serves gRPC and REST until `stop`.
+    /// Serves gRPC and REST, and deletes what is too old, until `stop`.
     ///
     /// # Errors
     /// When the listener fails for good.
     pub async fn serve_public(&self, listener: UnixListener, stop: CancellationToken) -> std::io::Result<()> {
-        self.front.clone().serve(listener, stop).await
+        let jobs = tokio::spawn(housekeeping(Arc::clone(&self.app), Arc::clone(&self.metrics), stop.clone()));
+        let served = self.front.clone().serve(listener, stop).await;
+        jobs.abort();
+        served
     }
 
     /// The public side, for another kind of listener.

@@ -1,0 +1,41 @@
+//! What is done now and then, without a caller.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::App,
+    metrics::Metrics,
+    store::{IDEMPOTENCY_KEPT_MS, StoreError},
+};
+
+/// How often old rows are looked for.
+const EVERY: Duration = Duration::from_secs(15 * 60);
+
+/// How long denials are kept for explaining (design §5).
+const DENIALS_KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+
+/// Rows deleted at once: small, so that SQLite's one writer is never held long.
+const CHUNK: i64 = 500;
+
+/// Deletes remembered answers and denials that are too old, until `stop`.
+pub(crate) async fn housekeeping(app: Arc<App>, metrics: Arc<Metrics>, stop: CancellationToken) {
+    loop {
+        if let Err(error) = purge(&app).await {
+            metrics.store_errors.inc();
+            tracing::warn!(error = &error as &dyn std::error::Error, "old rows could not be deleted");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+async fn purge(app: &App) -> Result<(), StoreError> {
+    let (store, now_ms) = (app.store(), app.clock().now_ms());
+    while store.purge_idempotency(now_ms - IDEMPOTENCY_KEPT_MS, CHUNK).await? > 0 {}
+    while store.purge_denials(now_ms - DENIALS_KEPT_MS, CHUNK).await? > 0 {}
+    Ok(())
+}
