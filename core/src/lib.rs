@@ -6,10 +6,19 @@
 //! the composition root hands in.
 
 pub mod attempt;
+pub mod bound;
 pub mod clock;
+pub mod cost;
 pub mod exchange;
 pub mod id;
+mod json;
 pub mod ledger;
 pub mod money;
 pub mod policy;
+pub mod price;
+pub mod request;
+pub mod settle;
+pub mod sse;
+pub mod tokenizer;
+pub mod usage;
 pub mod window;

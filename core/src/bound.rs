@@ -1,0 +1,248 @@
+//! An upper bound of what a request can cost, before it is forwarded (design §7).
+//!
+//! Sound before close. Text: byte-level encodings never make more tokens than the text has UTF-8 bytes, JSON escapes
+//! only lengthen, and the framing of a message is shorter than its `{"role":…}`; so the body's length bounds its
+//! tokens. What the body does not show (images, files, server-side state, hosted tools) is bounded by the most it
+//! can be, at last by the model's context window, beyond which the provider refuses.
+
+use crate::{
+    attempt::Api,
+    cost::CostContext,
+    money::Nanos,
+    price::{Class, Priced, Rates, Tier, TierRates},
+    request::{CacheAsked, HostedKind, RequestView},
+};
+
+/// Where nobody publishes a limit: the largest window of any model.
+const UNKNOWN_LIMIT: u64 = 1_050_000;
+/// Tokens of one image where nothing better is known: OpenAI's largest patch budget and factor.
+const UNKNOWN_IMAGE: u64 = 48_200;
+/// Framing beyond the body's own bytes.
+const FRAMING_TOKENS: u64 = 64;
+/// Steps of a hosted tool when the request sets no limit. Anthropic pauses after ten; OpenAI names no number, and a
+/// longer loop shows as overage.
+const DEFAULT_STEPS: u64 = 10;
+/// Steps beyond which a request's own limit is not believed to be meant.
+const MAX_STEPS: u64 = 1_000;
+/// The dearest image of the image generation tool, in pico-dollars.
+pub(crate) const IMAGE_FEE_PICO: u64 = 300_000_000_000;
+/// The dearest advisor per token, as a multiple of the dearest executor that asks it.
+const ADVISOR_FACTOR: i128 = 10;
+/// A container of the largest size, as a multiple of the smallest.
+const LARGEST_CONTAINER: u64 = 64;
+
+/// The bound and what it rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// Most tokens of input, over all steps.
+    pub input_tokens: u64,
+    /// Most tokens of output, over all answers and steps.
+    pub output_tokens: u64,
+    /// Most it can cost, rounded up.
+    pub cost: Nanos,
+}
+
+/// Bounds a request's cost from its body alone.
+#[must_use]
+pub fn bound(priced: &Priced, view: &RequestView) -> Bound {
+    let steps = steps(view);
+    let input_once = input_once(priced, view);
+    let window = window(priced);
+    // A further step reads what the step before wrote and what the tools found: at most the window.
+    let input_tokens = input_once.saturating_add(window.saturating_mul(steps - 1));
+    let output_tokens = output(priced, view, steps);
+    let audio_in = view.media.audio_bytes.min(input_tokens);
+    let tokens = Tokens {
+        prompt: input_once.max(if steps > 1 { window } else { 0 }),
+        input_tokens,
+        audio_in,
+        output_tokens,
+    };
+    let dearest = tiers(priced, view).map(|rates| tokens.cost(rates, view)).max().unwrap_or(0);
+    let percent = percent(priced, view);
+    let pico = (dearest * i128::from(percent) + 99) / 100 + fees(priced, view, steps);
+    let factor = if has(view, HostedKind::Advisor) { ADVISOR_FACTOR } else { 1 };
+    Bound { input_tokens, output_tokens, cost: Nanos::from_pico_ceil(pico.saturating_mul(factor)) }
+}
+
+/// The largest prompt the model takes.
+fn window(priced: &Priced) -> u64 {
+    let limits = priced.limits();
+    limits.max_input.max(limits.context).unwrap_or(UNKNOWN_LIMIT)
+}
+
+fn input_once(priced: &Priced, view: &RequestView) -> u64 {
+    let window = window(priced);
+    if view.server_state || view.media.documents > 0 {
+        return window;
+    }
+    let image = priced.limits().image_tokens.unwrap_or(UNKNOWN_IMAGE);
+    let text = view.body_bytes.saturating_sub(view.media.image_bytes);
+    let all = text
+        .saturating_add(view.growth_bytes)
+        .saturating_add(view.media.images.saturating_mul(image))
+        .saturating_add(view.hidden_tool_tokens)
+        .saturating_add(FRAMING_TOKENS);
+    all.min(window)
+}
+
+/// How many model calls one request can make.
+fn steps(view: &RequestView) -> u64 {
+    let mut steps = 1 + u64::from(view.compaction) * DEFAULT_STEPS;
+    if view.hosted.is_empty() {
+        return steps;
+    }
+    let of_tools = match view.api {
+        Api::OpenAiChat => 1,
+        Api::OpenAiResponses => view.max_tool_calls.unwrap_or(DEFAULT_STEPS),
+        Api::AnthropicMessages => {
+            view.hosted.iter().map(|tool| tool.max_uses.unwrap_or(DEFAULT_STEPS)).fold(0, u64::saturating_add)
+        }
+    };
+    steps = steps.saturating_add(of_tools);
+    steps.min(MAX_STEPS)
+}
+
+fn output(priced: &Priced, view: &RequestView, steps: u64) -> u64 {
+    let limits = priced.limits();
+    let most = limits.max_output.or(limits.context).unwrap_or(UNKNOWN_LIMIT);
+    let once = view.max_output.map_or(most, |asked| asked.min(most));
+    // The limit of Responses holds for the answer as a whole.
+    let whole = view.api == Api::OpenAiResponses && view.max_output.is_some();
+    once.saturating_mul(view.choices).saturating_mul(if whole { 1 } else { steps })
+}
+
+/// The tiers the request can be billed at.
+fn tiers<'a>(priced: &'a Priced, view: &'a RequestView) -> impl Iterator<Item = &'a TierRates> {
+    let asked = view.service_tier.as_deref();
+    priced
+        .tiers()
+        .filter(move |(tier, _)| match tier {
+            Tier::Standard => true,
+            Tier::Fast => view.fast,
+            Tier::Flex => asked == Some("flex"),
+            Tier::Priority => matches!(asked, Some("priority" | "fast")) || unknown_tier(asked),
+            Tier::Ultrafast => asked == Some("ultrafast") || unknown_tier(asked),
+            // Other routes.
+            Tier::Batch | Tier::Decisions => false,
+        })
+        .map(|(_, rates)| rates)
+}
+
+/// A word that names no tier we know could be any.
+fn unknown_tier(asked: Option<&str>) -> bool {
+    !matches!(
+        asked,
+        None | Some(
+            "auto"
+                | "default"
+                | "standard"
+                | "standard_only"
+                | "scale"
+                | "flex"
+                | "priority"
+                | "fast"
+                | "ultrafast"
+        )
+    )
+}
+
+/// The largest multiplier that can apply, in percent.
+fn percent(priced: &Priced, view: &RequestView) -> u64 {
+    let modifiers = priced.modifiers();
+    // A workspace can set its own default, so only a request that says otherwise is safe from it.
+    let geo = match view.inference_geo.as_deref() {
+        Some(geo) if geo != "us" => None,
+        _ => modifiers.inference_geo_us,
+    };
+    let region = modifiers.regional_host.filter(|_| view.regional_host);
+    geo.unwrap_or(100).max(100).max(region.unwrap_or(100))
+}
+
+struct Tokens {
+    /// Of the largest step.
+    prompt: u64,
+    input_tokens: u64,
+    audio_in: u64,
+    output_tokens: u64,
+}
+
+impl Tokens {
+    fn cost(&self, tier: &TierRates, view: &RequestView) -> i128 {
+        let low = self.at(&tier.rates, view);
+        match &tier.above {
+            // The usage of several steps is one total, and that total chooses the band.
+            Some(above) if self.prompt.max(self.input_tokens) > above.tokens => {
+                low.max(self.at(&above.rates, view))
+            }
+            _ => low,
+        }
+    }
+
+    fn at(&self, rates: &Rates, view: &RequestView) -> i128 {
+        let text = dearest_input(rates, view);
+        let audio = rates.billed(Class::AudioInput).0.max(text);
+        let output = rates.billed(Class::Output).0;
+        let output = if view.audio_output { rates.billed(Class::AudioOutput).0.max(output) } else { output };
+        let product = |tokens: u64, rate: u64| i128::from(tokens) * i128::from(rate);
+        product(self.input_tokens - self.audio_in, text)
+            + product(self.audio_in, audio)
+            + product(self.output_tokens, output)
+    }
+}
+
+/// The dearest class a token of the prompt can be billed in.
+fn dearest_input(rates: &Rates, view: &RequestView) -> u64 {
+    let mut classes = vec![Class::Input, Class::CachedInput];
+    match view.api {
+        Api::OpenAiChat | Api::OpenAiResponses => {
+            // Newer models write to their cache unasked, and bill it.
+            classes.push(Class::CacheWrite30m);
+            if view.cache == CacheAsked::Long {
+                classes.push(Class::CacheWrite12h);
+            }
+        }
+        Api::AnthropicMessages if view.cache != CacheAsked::No => {
+            classes.push(Class::CacheWrite5m);
+            if view.cache == CacheAsked::Long {
+                classes.push(Class::CacheWrite1h);
+            }
+        }
+        Api::AnthropicMessages => {}
+    }
+    classes.into_iter().map(|class| rates.billed(class).0).max().unwrap_or(0)
+}
+
+fn has(view: &RequestView, kind: HostedKind) -> bool {
+    view.hosted.iter().any(|tool| tool.kind == kind)
+}
+
+/// Fees of hosted tools, in pico-dollars.
+fn fees(priced: &Priced, view: &RequestView, steps: u64) -> i128 {
+    let fees = priced.fees();
+    let (input_rate, _) = priced.standard().rates.billed(Class::Input);
+    let block = i128::from(priced.web_search_block_tokens()) * i128::from(input_rate);
+    let calls = i128::from(steps.saturating_sub(1).max(1));
+    let mut total = 0;
+    if CostContext::of(view).chat_search {
+        total += i128::from(fees.web_search.max(fees.web_search_preview)) + block;
+    }
+    for tool in &view.hosted {
+        let uses = tool.max_uses.map_or(calls, |uses| i128::from(uses.min(MAX_STEPS)));
+        total += match tool.kind {
+            HostedKind::WebSearch | HostedKind::WebSearchPreview => {
+                uses * (i128::from(fees.web_search.max(fees.web_search_preview)) + block)
+            }
+            HostedKind::FileSearch => uses * i128::from(fees.file_search),
+            HostedKind::CodeContainer { sized } => {
+                i128::from(fees.code_container) * i128::from(if sized { LARGEST_CONTAINER } else { 1 })
+            }
+            HostedKind::ImageGeneration => uses * i128::from(IMAGE_FEE_PICO),
+            HostedKind::Advisor | HostedKind::Other => 0,
+        };
+    }
+    total
+}
+
+#[cfg(test)]
+mod tests;

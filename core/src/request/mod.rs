@@ -1,0 +1,154 @@
+//! A provider request's body, read for what we act on and nothing else (design §5.2).
+//!
+//! Strict where a value decides money or routing, blind elsewhere: the rest is the provider's to judge.
+
+mod growth;
+mod parts;
+mod read;
+mod splice;
+mod tools;
+
+use crate::attempt::Api;
+
+pub use tools::{HostedKind, HostedTool};
+
+/// A body that is refused with 400 `bad_request`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct BadRequest {
+    /// What is wrong and what to change.
+    pub message: String,
+    /// The field at fault.
+    pub param: Option<String>,
+}
+
+impl BadRequest {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), param: None }
+    }
+
+    pub(crate) fn field(param: &str, message: impl Into<String>) -> Self {
+        Self { message: message.into(), param: Some(param.to_owned()) }
+    }
+}
+
+/// The longest cache the request can make the provider write; longer ones cost more per token.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CacheAsked {
+    /// The body does not ask; a provider that writes on its own still may.
+    #[default]
+    No,
+    /// The provider's default life.
+    Short,
+    /// An hour (Anthropic), 12 hours or more (OpenAI).
+    Long,
+}
+
+/// What of a body is not text: billed by count or by time instead of by bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Media {
+    /// Images, wherever they come from.
+    pub images: u64,
+    /// Bytes of the images' own data URLs or base64 in the body.
+    pub image_bytes: u64,
+    /// PDFs and other files whose size in tokens the body does not show.
+    pub documents: u64,
+    /// Bytes of audio in the body.
+    pub audio_bytes: u64,
+}
+
+/// What we act on of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestView {
+    /// The API it speaks.
+    pub api: Api,
+    /// The model as written.
+    pub model: String,
+    /// A stream is asked for.
+    pub stream: bool,
+    /// `stream_options.include_usage`, if written.
+    pub include_usage: Option<bool>,
+    /// The caller's own limit of output tokens, per answer.
+    pub max_output: Option<u64>,
+    /// Answers asked for: the larger of `n` and `best_of`.
+    pub choices: u64,
+    /// `service_tier`.
+    pub service_tier: Option<String>,
+    /// Anthropic `speed: fast`.
+    pub fast: bool,
+    /// Anthropic `inference_geo`.
+    pub inference_geo: Option<String>,
+    /// The call goes to a regional OpenAI host; known from the upstream, so the caller sets it.
+    pub regional_host: bool,
+    /// Length of the body.
+    pub body_bytes: u64,
+    /// Bytes that Unicode normalisation can add before the text is counted (Anthropic only).
+    pub growth_bytes: u64,
+    /// What is not text.
+    pub media: Media,
+    /// Audio output is asked for.
+    pub audio_output: bool,
+    /// Entries of `tools`.
+    pub tools: u64,
+    /// Length of the JSON text of `tools`.
+    pub tools_bytes: u64,
+    /// Tokens of hidden instructions that Anthropic adds for the tools.
+    pub hidden_tool_tokens: u64,
+    /// Tools that the provider runs itself, over several steps.
+    pub hosted: Vec<HostedTool>,
+    /// OpenAI Responses `max_tool_calls`.
+    pub max_tool_calls: Option<u64>,
+    /// OpenAI chat `web_search_options`.
+    pub web_search_options: bool,
+    /// Caching asked for.
+    pub cache: CacheAsked,
+    /// Part of the prompt is kept by the provider and not in the body.
+    pub server_state: bool,
+    /// The provider goes on without the caller (Responses `background`).
+    pub background: bool,
+    /// Anthropic `thinking` is switched on.
+    pub thinking: bool,
+    /// Reasoning is switched off in so many words.
+    pub reasoning_off: bool,
+    /// Anthropic context compaction: more model calls than the caller sees.
+    pub compaction: bool,
+    /// `temperature` as written.
+    pub temperature: Option<String>,
+    pub(crate) splice: splice::Points,
+}
+
+impl RequestView {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// [`BadRequest`] says what to change: text that is not one JSON object in UTF-8, a field given twice, nesting
+    /// beyond 128, or a model, limit, `n` or `stream` of the wrong kind.
+    pub fn parse(api: Api, body: &[u8]) -> Result<Self, BadRequest> {
+        read::parse(api, body)
+    }
+
+    /// The caller asked for usage in the stream itself.
+    #[must_use]
+    pub fn asked_for_usage(&self) -> bool {
+        self.include_usage == Some(true)
+    }
+
+    /// The same body with `stream_options.include_usage` set, all other bytes untouched; `None` where that is not
+    /// needed or does not exist (design law 6).
+    #[must_use]
+    pub fn with_include_usage(&self, body: &[u8]) -> Option<Vec<u8>> {
+        if self.api != Api::OpenAiChat || !self.stream || self.asked_for_usage() {
+            return None;
+        }
+        self.splice.include_usage(body)
+    }
+
+    /// Tokens of the tool definitions, as contract §3.1 estimates them for the breakdown.
+    #[must_use]
+    pub fn tool_definition_tokens(&self) -> u64 {
+        self.tools_bytes.div_ceil(4)
+    }
+}
+
+#[cfg(test)]
+mod tests;

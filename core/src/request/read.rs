@@ -1,0 +1,280 @@
+//! The one pass over a request body.
+
+use std::{borrow::Cow, collections::HashSet};
+
+use crate::{
+    attempt::Api,
+    json::{Cursor, Kind, Syntax},
+};
+
+use super::{
+    BadRequest, CacheAsked, Media, RequestView, growth, parts,
+    splice::{Points, Span},
+    tools,
+};
+
+/// The longest model name; longer ones are a mistake.
+const MAX_MODEL_BYTES: usize = 256;
+
+impl From<Syntax> for BadRequest {
+    fn from(error: Syntax) -> Self {
+        Self::new(format!("the request body is not valid JSON: {} (at byte {})", error.what, error.at))
+    }
+}
+
+pub(super) fn parse(api: Api, body: &[u8]) -> Result<RequestView, BadRequest> {
+    let text = std::str::from_utf8(body).map_err(|error| {
+        BadRequest::new(format!(
+            "the request body must be UTF-8 text (invalid at byte {})",
+            error.valid_up_to()
+        ))
+    })?;
+    let mut cursor = Cursor::new(text);
+    if cursor.kind()? != Kind::Object {
+        return Err(BadRequest::new("the request body must be one JSON object"));
+    }
+    let mut view = blank(api, body.len());
+    view.splice.open = cursor.pos() + 1;
+    let mut seen: HashSet<Cow<'_, str>> = HashSet::new();
+    let mut limits = [None, None, None];
+    let mut model = None;
+    cursor.object(|key, value| {
+        let name = key.text().ok_or_else(|| BadRequest::new("a field name holds half a surrogate pair"))?;
+        match name.as_ref() {
+            "model" => model = Some(read_model(value)?),
+            "max_completion_tokens" if api == Api::OpenAiChat => limits[0] = whole(value, &name)?,
+            "max_tokens" if api != Api::OpenAiResponses => limits[1] = whole(value, &name)?,
+            "max_output_tokens" if api == Api::OpenAiResponses => limits[2] = whole(value, &name)?,
+            _ => field(&name, value, &mut view)?,
+        }
+        if seen.contains(&name) {
+            return Err(BadRequest::field(&name, format!("`{name}` is given twice; give it once")));
+        }
+        seen.insert(name);
+        Ok(())
+    })?;
+    cursor.end()?;
+    view.model = model.ok_or_else(|| {
+        BadRequest::field("model", "`model` is missing; name the model to call, for example \"gpt-4o-mini\"")
+    })?;
+    // A provider takes the first of these that is set; the largest is a bound whichever that is.
+    view.max_output = limits.into_iter().flatten().max();
+    finish(&mut view, text);
+    Ok(view)
+}
+
+fn blank(api: Api, len: usize) -> RequestView {
+    RequestView {
+        api,
+        model: String::new(),
+        stream: false,
+        include_usage: None,
+        max_output: None,
+        choices: 1,
+        service_tier: None,
+        fast: false,
+        inference_geo: None,
+        regional_host: false,
+        body_bytes: len as u64,
+        growth_bytes: 0,
+        media: Media::default(),
+        audio_output: false,
+        tools: 0,
+        tools_bytes: 0,
+        hidden_tool_tokens: 0,
+        hosted: Vec::new(),
+        max_tool_calls: None,
+        web_search_options: false,
+        cache: CacheAsked::No,
+        server_state: false,
+        background: false,
+        thinking: false,
+        reasoning_off: false,
+        compaction: false,
+        temperature: None,
+        splice: Points::default(),
+    }
+}
+
+fn field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(), BadRequest> {
+    match name {
+        "stream" => view.stream = boolean(value, name)?.unwrap_or(false),
+        "stream_options" => stream_options(value, view)?,
+        "messages" | "input" | "system" | "instructions" => parts::read_messages(value, view)?,
+        "tools" => tools::read(value, view)?,
+        "mcp_servers" => tools::read_mcp_servers(value, view)?,
+        "service_tier" => view.service_tier = word(value)?,
+        "temperature" => {
+            view.temperature = Some(value.skip()?).filter(|text| *text != "null").map(str::to_owned);
+        }
+        "background" => view.background = boolean(value, name)?.unwrap_or(false),
+        "thinking" => view.thinking = present(value)?.is_some_and(|text| !text.contains("\"disabled\"")),
+        "reasoning_effort" => view.reasoning_off = word(value)?.as_deref() == Some("none"),
+        "reasoning" => {
+            let text = value.skip()?;
+            view.reasoning_off = text.contains("\"effort\"") && text.contains("\"none\"");
+        }
+        _ => match view.api {
+            Api::OpenAiChat => chat_field(name, value, view)?,
+            Api::OpenAiResponses => responses_field(name, value, view)?,
+            Api::AnthropicMessages => messages_field(name, value, view)?,
+        },
+    }
+    Ok(())
+}
+
+fn chat_field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(), BadRequest> {
+    match name {
+        "n" | "best_of" => {
+            let choices = whole(value, name)?.unwrap_or(1);
+            if choices == 0 {
+                return Err(BadRequest::field(name, format!("`{name}` must be a whole number of 1 or more")));
+            }
+            view.choices = view.choices.max(choices);
+        }
+        "modalities" => view.audio_output |= value.skip()?.contains("\"audio\""),
+        "audio" => view.audio_output |= present(value)?.is_some(),
+        "web_search_options" => view.web_search_options = present(value)?.is_some(),
+        "prompt_cache_retention" | "prompt_cache_options" => long_cache(value, view)?,
+        _ => drop(value.skip()?),
+    }
+    Ok(())
+}
+
+fn responses_field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(), BadRequest> {
+    match name {
+        "previous_response_id" | "conversation" | "prompt" => view.server_state |= present(value)?.is_some(),
+        "max_tool_calls" => view.max_tool_calls = whole(value, name)?,
+        "prompt_cache_retention" | "prompt_cache_options" => long_cache(value, view)?,
+        "context_management" => view.compaction = present(value)?.is_some(),
+        _ => drop(value.skip()?),
+    }
+    Ok(())
+}
+
+fn messages_field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(), BadRequest> {
+    match name {
+        "speed" => view.fast = word(value)?.as_deref() == Some("fast"),
+        "inference_geo" => view.inference_geo = word(value)?,
+        "context_management" => view.compaction = value.skip()?.contains("compact"),
+        "container" => view.server_state |= present(value)?.is_some(),
+        _ => drop(value.skip()?),
+    }
+    Ok(())
+}
+
+fn long_cache(value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(), BadRequest> {
+    if present(value)?.is_some() {
+        view.cache = CacheAsked::Long;
+    }
+    Ok(())
+}
+
+fn finish(view: &mut RequestView, text: &str) {
+    if view.api != Api::AnthropicMessages {
+        return;
+    }
+    view.growth_bytes = growth::bytes(text);
+    // `cache_control` may stand almost anywhere, so it is searched for as text: a false find only raises the bound.
+    // Letters written as escapes could hide it.
+    let hidden = hides_letters(text);
+    if hidden || text.contains("cache_control") {
+        view.cache = if hidden || text.contains("\"1h\"") { CacheAsked::Long } else { CacheAsked::Short };
+    }
+}
+
+/// Whether printable ASCII is written as `\u00xx`; `<`, `>`, `&` and `'` do not count, which some writers escape.
+fn hides_letters(text: &str) -> bool {
+    memchr::memmem::find_iter(text.as_bytes(), b"\\u00").any(|at| {
+        let code = text.get(at + 4..at + 6).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        code.is_some_and(|c| c.is_ascii_alphanumeric() || c == b'_')
+    })
+}
+
+fn read_model(value: &mut Cursor<'_>) -> Result<String, BadRequest> {
+    if value.kind()? != Kind::String {
+        return Err(BadRequest::field("model", "`model` must be a string, for example \"gpt-4o-mini\""));
+    }
+    let model =
+        value.string()?.text().ok_or_else(|| BadRequest::field("model", "`model` must be valid text"))?;
+    if model.trim().is_empty() || model.len() > MAX_MODEL_BYTES {
+        return Err(BadRequest::field("model", format!("`model` must have 1 to {MAX_MODEL_BYTES} bytes")));
+    }
+    Ok(model.into_owned())
+}
+
+/// A whole number of 0 or more; `null` is as good as absent.
+pub(super) fn whole(value: &mut Cursor<'_>, name: &str) -> Result<Option<u64>, BadRequest> {
+    if value.null() {
+        return Ok(None);
+    }
+    let text = value.skip()?;
+    let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    match text.parse::<u64>() {
+        Ok(number) if digits && number <= i64::MAX as u64 => Ok(Some(number)),
+        _ => Err(BadRequest::field(
+            name,
+            format!("`{name}` must be a whole number of 0 or more, not {}", shown(text)),
+        )),
+    }
+}
+
+/// A value in an error message, cut short.
+fn shown(text: &str) -> String {
+    let mut short: String = text.chars().take(40).collect();
+    if short.len() < text.len() {
+        short.push('…');
+    }
+    short
+}
+
+fn boolean(value: &mut Cursor<'_>, name: &str) -> Result<Option<bool>, BadRequest> {
+    match value.kind()? {
+        Kind::Bool => Ok(Some(value.boolean()?)),
+        Kind::Null if value.null() => Ok(None),
+        _ => {
+            let text = value.skip()?;
+            Err(BadRequest::field(name, format!("`{name}` must be true or false, not {}", shown(text))))
+        }
+    }
+}
+
+fn word(value: &mut Cursor<'_>) -> Result<Option<String>, BadRequest> {
+    Ok(value.string_or_skip()?.map(|text| text.lossy().into_owned()))
+}
+
+/// The value's text unless it is `null`.
+fn present<'a>(value: &mut Cursor<'a>) -> Result<Option<&'a str>, BadRequest> {
+    Ok(Some(value.skip()?).filter(|text| *text != "null"))
+}
+
+fn stream_options(value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(), BadRequest> {
+    let kind = value.kind()?;
+    let start = value.pos();
+    match kind {
+        Kind::Null if value.null() => {}
+        Kind::Object => {
+            view.splice.options_open = Some(start + 1);
+            view.splice.options_empty = true;
+            value.object(|key, option| {
+                view.splice.options_empty = false;
+                if key.lossy() != "include_usage" {
+                    option.skip()?;
+                    return Ok(());
+                }
+                if view.splice.include_usage.is_some() {
+                    let message = "`stream_options.include_usage` is given twice; give it once";
+                    return Err(BadRequest::field("stream_options.include_usage", message));
+                }
+                option.kind()?;
+                let from = option.pos();
+                view.include_usage = boolean(option, "stream_options.include_usage")?;
+                view.splice.include_usage = Some(Span { start: from, end: option.pos() });
+                Ok(())
+            })?;
+        }
+        _ => return Err(BadRequest::field("stream_options", "`stream_options` must be an object")),
+    }
+    view.splice.options = Some(Span { start, end: value.pos() });
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! Server-sent events out of arbitrary byte chunks.
+//!
+//! Lines end with LF, CRLF or CR; a byte order mark is dropped; comments and fields other than `data` are passed
+//! over; several `data` lines join with LF. Unlike the specification, an event pending when the bytes end is
+//! delivered: it may be the one that carries the usage.
+
+/// The longest event that is kept; the rest of a longer one is dropped and counted.
+pub const MAX_EVENT_BYTES: usize = 64 << 20;
+
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// Push parser of an event stream.
+#[derive(Debug, Default)]
+pub struct Events {
+    line: Vec<u8>,
+    data: Vec<u8>,
+    has_data: bool,
+    after_cr: bool,
+    started: bool,
+    too_large: bool,
+    dropped: u64,
+}
+
+impl Events {
+    /// Reads a chunk and calls `each` with the data of every event that is complete.
+    pub fn push(&mut self, mut chunk: &[u8], mut each: impl FnMut(&[u8])) {
+        while !chunk.is_empty() {
+            if self.after_cr {
+                self.after_cr = false;
+                if let Some(rest) = chunk.strip_prefix(b"\n") {
+                    chunk = rest;
+                    continue;
+                }
+            }
+            let Some(end) = memchr::memchr2(b'\n', b'\r', chunk) else {
+                self.keep(chunk);
+                return;
+            };
+            let (line, rest) = chunk.split_at(end);
+            self.after_cr = rest.first() == Some(&b'\r');
+            chunk = rest.get(1..).unwrap_or_default();
+            if self.line.is_empty() {
+                self.end_line(line, &mut each);
+            } else {
+                self.keep(line);
+                let whole = std::mem::take(&mut self.line);
+                self.end_line(&whole, &mut each);
+                self.line = whole;
+                self.line.clear();
+            }
+        }
+    }
+
+    /// The bytes have ended: delivers what is pending.
+    pub fn finish(&mut self, mut each: impl FnMut(&[u8])) {
+        let rest = std::mem::take(&mut self.line);
+        if !rest.is_empty() {
+            self.end_line(&rest, &mut each);
+        }
+        self.dispatch(&mut each);
+    }
+
+    /// Reads bytes that are all there is.
+    pub fn push_all(&mut self, bytes: &[u8], mut each: impl FnMut(&[u8])) {
+        self.push(bytes, &mut each);
+        self.finish(&mut each);
+    }
+
+    /// Events dropped for their size.
+    #[must_use]
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    fn keep(&mut self, part: &[u8]) {
+        if self.line.len() + part.len() > MAX_EVENT_BYTES {
+            self.too_large = true;
+        } else {
+            self.line.extend_from_slice(part);
+        }
+    }
+
+    fn end_line(&mut self, line: &[u8], each: &mut impl FnMut(&[u8])) {
+        let line = if self.started { line } else { line.strip_prefix(BOM).unwrap_or(line) };
+        self.started = true;
+        if line.is_empty() {
+            self.dispatch(each);
+            return;
+        }
+        let Some(field) = line.strip_prefix(b"data") else { return };
+        let value = match field.split_first() {
+            None => field,
+            Some((b':', value)) => value.strip_prefix(b" ").unwrap_or(value),
+            Some(_) => return,
+        };
+        if self.data.len() + value.len() >= MAX_EVENT_BYTES {
+            self.too_large = true;
+            return;
+        }
+        if self.has_data {
+            self.data.push(b'\n');
+        }
+        self.data.extend_from_slice(value);
+        self.has_data = true;
+    }
+
+    fn dispatch(&mut self, each: &mut impl FnMut(&[u8])) {
+        if std::mem::take(&mut self.too_large) {
+            self.dropped += 1;
+        } else if self.has_data {
+            each(&self.data);
+        }
+        self.has_data = false;
+        self.data.clear();
+        // A single huge event must not keep its memory for the rest of a long stream.
+        self.data.shrink_to(64 << 10);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(text: &[u8], cut: usize) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut parser = Events::default();
+        for chunk in text.chunks(cut) {
+            parser.push(chunk, |data| found.push(String::from_utf8_lossy(data).into_owned()));
+        }
+        parser.finish(|data| found.push(String::from_utf8_lossy(data).into_owned()));
+        found
+    }
+
+    #[test]
+    fn every_line_ending_comment_and_spacing_at_every_cut() {
+        let text = b"\xef\xbb\xbf: hi\r\ndata: a\r\ndata:b\r\r\nevent: x\ndata\n\ndata:  c\rdata:\xc3\xa9\n\r\ndatax: no\n\nid: 1\n\ndata: end";
+        let expected = vec!["a\nb", "", " c\n\u{e9}", "end"];
+        for cut in 1..=text.len() {
+            assert_eq!(events(text, cut), expected, "chunks of {cut}");
+        }
+    }
+
+    #[test]
+    fn an_event_without_an_end_is_still_delivered() {
+        assert_eq!(events(b"data: {\"usage\":1}\n", 5), vec!["{\"usage\":1}"]);
+    }
+}

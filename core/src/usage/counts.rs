@@ -1,0 +1,160 @@
+//! Normalised usage, and the lenient reading of counts.
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
+use crate::price::Tier;
+
+use super::{Counts, Dialect, Iteration, ToolCalls, gemini, messages, openai};
+
+/// What a call used, in disjoint classes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens by class.
+    pub counts: Counts,
+    /// All of the prompt; it chooses the long-context band.
+    pub prompt: u64,
+    /// Output tokens that were reasoning.
+    pub reasoning: u64,
+    /// Hosted tools that cost a fee.
+    pub tools: ToolCalls,
+    /// The service tier that was served, as far as prices know it.
+    pub tier: ServedTier,
+    /// Anthropic fast mode was used.
+    pub fast: bool,
+    /// Processed in the United States at the caller's wish (Anthropic).
+    pub geo_us: bool,
+    /// Several model calls, each priced by its own; `counts` is then not priced.
+    pub iterations: Vec<Iteration>,
+    /// The provider's own price in pico-dollars.
+    pub reported_pico: Option<i128>,
+    /// Refused before any output: shown, but not billed.
+    pub not_billed: bool,
+    /// What was odd about it; sorted.
+    pub flags: BTreeSet<String>,
+}
+
+/// A served tier: known, or a word that no price knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ServedTier {
+    /// Known.
+    Known(Tier),
+    /// Billed as standard, and flagged.
+    Unknown(String),
+}
+
+impl Default for ServedTier {
+    fn default() -> Self {
+        Self::Known(Tier::Standard)
+    }
+}
+
+/// What an answer holds beside its usage object that money depends on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The tier named in the answer (or in its headers, Gemini).
+    pub service_tier: Option<String>,
+    /// Hosted tool calls counted from the answer.
+    pub tools: ToolCalls,
+    /// Why the model stopped.
+    pub stop_reason: Option<String>,
+    /// The answer has content (Anthropic).
+    pub has_content: bool,
+    /// The request asked for one-hour caching (Anthropic): the remainder of a split is then billed so.
+    pub long_cache: bool,
+}
+
+impl Usage {
+    /// Normalises a provider's usage object (pricing rules of `docs/concepts/pricing`).
+    #[must_use]
+    pub fn from_raw(dialect: Dialect, provider: &str, raw: &Value, extras: &Extras) -> Self {
+        let mut usage = match dialect {
+            Dialect::Chat => openai::chat(provider, raw),
+            Dialect::Responses => openai::responses(raw),
+            Dialect::Messages => messages::normalise(raw, extras),
+            Dialect::Gemini => gemini::normalise(raw),
+        };
+        if let Some(tier) = &extras.service_tier {
+            usage.tier = tier_named(tier);
+        }
+        let anthropic_searches = usage.tools.web_searches;
+        usage.tools = extras.tools.clone();
+        usage.tools.web_searches = usage.tools.web_searches.max(anthropic_searches);
+        usage
+    }
+}
+
+/// The tier behind a provider's word for it.
+pub(super) fn tier_named(word: &str) -> ServedTier {
+    match word.to_ascii_lowercase().as_str() {
+        // Scale is capacity bought in advance, at list price per token; auto is what was asked, not what was served.
+        "" | "default" | "standard" | "auto" | "scale" | "standard_only" | "on_demand" => {
+            ServedTier::default()
+        }
+        "flex" | "on_demand_flex" => ServedTier::Known(Tier::Flex),
+        "priority" | "fast" | "on_demand_priority" => ServedTier::Known(Tier::Priority),
+        "batch" => ServedTier::Known(Tier::Batch),
+        "ultrafast" => ServedTier::Known(Tier::Ultrafast),
+        _ => ServedTier::Unknown(word.to_owned()),
+    }
+}
+
+/// Reads counts leniently: a provider's slip must not lose a charge, and must be seen.
+pub(super) struct Reader<'a> {
+    raw: &'a Value,
+    pub flags: &'a mut BTreeSet<String>,
+}
+
+impl<'a> Reader<'a> {
+    pub(super) fn new(raw: &'a Value, flags: &'a mut BTreeSet<String>) -> Self {
+        Self { raw, flags }
+    }
+
+    /// The value at a path, if it is there and not null.
+    pub(super) fn find(&self, path: &[&str]) -> Option<&'a Value> {
+        path.iter().try_fold(self.raw, |value, key| value.get(key)).filter(|value| !value.is_null())
+    }
+
+    /// A count; 0 when it is missing.
+    pub(super) fn count(&mut self, path: &[&str]) -> u64 {
+        self.optional(path).unwrap_or(0)
+    }
+
+    /// A count, or `None` when it is missing.
+    pub(super) fn optional(&mut self, path: &[&str]) -> Option<u64> {
+        let value = self.find(path)?;
+        Some(read_count(value, path.last().copied().unwrap_or_default(), self.flags))
+    }
+}
+
+/// A count out of a JSON value: whole numbers as they are, negative ones 0, fractions rounded up, digits in a string
+/// read, anything else 0; all but the first flagged.
+pub(super) fn read_count(value: &Value, name: &str, flags: &mut BTreeSet<String>) -> u64 {
+    let mut flag = |what: &str| flags.insert(format!("{what}:{name}"));
+    match value {
+        Value::Number(number) => {
+            if let Some(whole) = number.as_u64() {
+                return whole.min(i64::MAX as u64);
+            }
+            let number = number.as_f64().unwrap_or(0.0);
+            if number < 0.0 {
+                flag("negative");
+                return 0;
+            }
+            flag("fraction");
+            // Saturates: beyond 2^63 it is no count of tokens anyway.
+            (number.ceil() as u64).min(i64::MAX as u64)
+        }
+        Value::String(text) => {
+            let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+            flag(if digits { "string_number" } else { "malformed" });
+            if digits { text.parse().unwrap_or(i64::MAX as u64).min(i64::MAX as u64) } else { 0 }
+        }
+        Value::Null => 0,
+        Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
+            flag("malformed");
+            0
+        }
+    }
+}
