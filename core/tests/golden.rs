@@ -1,5 +1,7 @@
 //! The golden usage vectors and transcripts of `core/testdata`: every bill to the pico-dollar.
 
+#![allow(clippy::unwrap_used, reason = "a test: clippy does not see that its helpers are")]
+
 use std::{collections::BTreeMap, fs, path::Path};
 
 use nullspend_core::{

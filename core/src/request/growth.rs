@@ -8,8 +8,7 @@ use std::sync::LazyLock;
 use unicode_normalization::UnicodeNormalization;
 
 /// Longer by so many bytes once normalised, for every character of the basic plane.
-static GROWTH: LazyLock<Box<[u8]>> =
-    LazyLock::new(|| (0..=0xffff_u32).map(normalised).collect());
+static GROWTH: LazyLock<Box<[u8]>> = LazyLock::new(|| (0..=0xffff_u32).map(normalised).collect());
 
 fn normalised(code: u32) -> u8 {
     let Some(c) = char::from_u32(code) else { return 0 };
