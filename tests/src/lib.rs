@@ -1,6 +1,7 @@
 //! The product as a user meets it: a real Envoy and the real program, a provider that knows what it billed, and the
 //! official SDKs. Each file under `tests/` keeps one promise.
 
+pub mod bench;
 #[allow(clippy::expect_used, reason = "a test's client fails by panicking")]
 pub mod http;
 pub mod load;

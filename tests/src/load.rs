@@ -37,6 +37,8 @@ pub struct Report {
     pub requests: usize,
     /// Anything else.
     pub errors: usize,
+    /// Every exchange, the warm-up's included: what processor time was spent on.
+    pub exchanges: usize,
     /// The measured time.
     pub seconds: f64,
     /// Answers per second.
@@ -91,6 +93,7 @@ impl Load {
         while let Some(done) = workers.join_next().await {
             samples.extend(done.map_err(io::Error::other)??);
         }
+        let exchanges = samples.len();
         samples.retain(|sample| sample.asked_us >= begin && sample.last_us <= end);
         let good: Vec<&Sample> = samples.iter().filter(|sample| sample.good).collect();
         let seconds = self.measured.as_secs_f64();
@@ -98,6 +101,7 @@ impl Load {
         Ok(Report {
             requests: good.len(),
             errors: samples.len() - good.len(),
+            exchanges,
             seconds,
             rate: f64::from(count) / seconds,
             first_byte: Percentiles::of(

@@ -41,13 +41,19 @@ fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("NULLSPEND_BIN") {
         return PathBuf::from(path);
     }
-    let test = std::env::current_exe().expect("the test's own path");
-    let built = test.ancestors().nth(2).expect("target/<profile>").join("nullspend");
-    assert!(
-        built.exists(),
-        "build the program first (cargo build -p nullspend-cli) or set NULLSPEND_BIN: no {built:?}"
-    );
-    built
+    sibling("nullspend")
+}
+
+/// A program of the workspace, built into the target directory of the running one.
+#[must_use]
+pub fn sibling(name: &str) -> PathBuf {
+    let own = std::env::current_exe().expect("the own path");
+    // Tests lie in target/<profile>/deps, programs in target/<profile>.
+    let built =
+        own.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.exists());
+    built.unwrap_or_else(|| {
+        panic!("no {name} beside {}: build the workspace first, or set NULLSPEND_BIN", own.display())
+    })
 }
 
 /// What a stack starts with.
@@ -387,4 +393,28 @@ pub fn encode(text: &str) -> String {
 #[must_use]
 pub fn nanos(value: &Value) -> i64 {
     value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no nano-dollars: {value}"))
+}
+
+/// The living child processes of a process: the Envoy of ours.
+#[must_use]
+pub fn children(pid: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|child| parent_of(*child) == Some(pid))
+        .collect()
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let after_name = stat.rsplit_once(')')?.1;
+    let mut fields = after_name.split_whitespace();
+    let state = fields.next()?;
+    if state == "Z" { None } else { fields.next()?.parse().ok() }
+}
+
+/// Whether a process runs; one that is only waiting to be reaped does not.
+#[must_use]
+pub fn alive(pid: u32) -> bool {
+    parent_of(pid).is_some()
 }

@@ -1,13 +1,13 @@
 //! kill -9 in the middle of everything: no call is lost, none is double, and nothing stays held.
 
-use std::{collections::HashMap, fs, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use http::Method;
 use nullspend_core::id::{Ids, RandomIds};
 use nullspend_e2e::{
     http::Http,
     provider::{Call, State},
-    stack::{Agent, Stack, eventually, nanos},
+    stack::{Agent, Stack, alive, children, eventually, nanos},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -54,27 +54,6 @@ async fn churn(url: String, agent: Agent, number: usize) -> Vec<Seen> {
             return seen;
         }
     }
-}
-
-/// Child processes: the Envoy that must not outlive its parent.
-fn children(pid: u32) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|child| parent_of(*child) == Some(pid))
-        .collect()
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after_name = stat.rsplit_once(')')?.1;
-    let mut fields = after_name.split_whitespace();
-    let state = fields.next()?;
-    if state == "Z" { None } else { fields.next()?.parse().ok() }
-}
-
-fn alive(pid: u32) -> bool {
-    parent_of(pid).is_some()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

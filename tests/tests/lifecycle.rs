@@ -5,7 +5,7 @@ use std::{fs, process::Stdio};
 use http::Method;
 use nullspend_e2e::{
     provider::State,
-    stack::{Stack, eventually, nanos},
+    stack::{Stack, children, eventually, nanos},
 };
 use serde_json::Value;
 
@@ -73,14 +73,7 @@ async fn a_second_instance_on_the_same_data_is_refused_with_a_sentence() {
 async fn an_envoy_that_dies_is_started_again() {
     let stack = Stack::start().await;
     let agent = stack.agent().await;
-    let children = format!("/proc/{0}/task", stack.pid());
-    let envoys: Vec<String> = fs::read_dir(children)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok())
-        .flat_map(|pids| pids.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .collect();
+    let envoys = children(stack.pid());
     assert_eq!(envoys.len(), 1, "{envoys:?}");
     let killed = std::process::Command::new("sh").args(["-c", &format!("kill -KILL {}", envoys[0])]).status();
     assert!(killed.is_ok_and(|status| status.success()));

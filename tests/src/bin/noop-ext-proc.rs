@@ -1,12 +1,14 @@
 //! An ext_proc service that decides nothing: the bench's middle arm, and the experiment on ending a stream early.
 //!
-//! `noop-ext-proc SOCKET [--end-after N]`: with `--end-after` it replaces the N-th response chunk by a last event
-//! of its own with `end_of_stream`, as a data plane does when a budget ends in mid-stream.
+//! `noop-ext-proc SOCKET [--cluster NAME] [--end-after N]`: `--cluster` names the provider in `x-nullspend-cluster`, as
+//! our Envoy configuration expects; with `--end-after` it replaces the N-th response chunk by a last event of its own
+//! with `end_of_stream`, as a data plane does when a budget ends in mid-stream.
 
 use std::{env, error::Error, pin::Pin};
 
+use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
 use envoy_types::pb::envoy::service::ext_proc::v3::{
-    BodyMutation, BodyResponse, CommonResponse, HeadersResponse, HttpBody, ProcessingRequest,
+    BodyMutation, BodyResponse, CommonResponse, HeaderMutation, HeadersResponse, HttpBody, ProcessingRequest,
     ProcessingResponse, StreamedBodyResponse, TrailersResponse,
     body_mutation::Mutation,
     external_processor_server::{ExternalProcessor, ExternalProcessorServer},
@@ -20,7 +22,9 @@ use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 const LAST_EVENT: &[u8] = b"data: {\"ended\":\"early\"}\n\ndata: [DONE]\n\n";
 
+#[derive(Clone, Default)]
 struct Noop {
+    cluster: Option<String>,
     end_after: Option<u64>,
 }
 
@@ -34,16 +38,16 @@ impl ExternalProcessor for Noop {
     ) -> Result<Response<Self::ProcessStream>, Status> {
         let (to_envoy, answers) = mpsc::channel(16);
         let mut from_envoy = request.into_inner();
-        let end_after = self.end_after;
+        let no_op = self.clone();
         tokio::spawn(async move {
             let mut chunks = 0;
             while let Ok(Some(message)) = from_envoy.message().await {
-                let Some(answer) = answer(message, &mut chunks, end_after) else { continue };
+                let Some(answer) = no_op.answer(message, &mut chunks) else { continue };
                 if to_envoy.send(Ok(answer)).await.is_err() {
                     break;
                 }
             }
-            if end_after.is_some() {
+            if no_op.end_after.is_some() {
                 eprintln!("stream over after {chunks} chunks");
             }
         });
@@ -51,27 +55,41 @@ impl ExternalProcessor for Noop {
     }
 }
 
-fn answer(
-    message: ProcessingRequest,
-    chunks: &mut u64,
-    end_after: Option<u64>,
-) -> Option<ProcessingResponse> {
-    let response = match message.request? {
-        From::RequestHeaders(_) => To::RequestHeaders(HeadersResponse::default()),
-        From::ResponseHeaders(_) => To::ResponseHeaders(HeadersResponse::default()),
-        From::RequestBody(_) => To::RequestBody(BodyResponse::default()),
-        From::ResponseBody(HttpBody { body, end_of_stream, .. }) => {
-            *chunks += 1;
-            match end_after {
-                Some(last) if *chunks > last => return None,
-                Some(last) if *chunks == last => streamed(LAST_EVENT.to_vec(), true),
-                _ => streamed(body, end_of_stream),
+impl Noop {
+    fn answer(&self, message: ProcessingRequest, chunks: &mut u64) -> Option<ProcessingResponse> {
+        let response = match message.request? {
+            From::RequestHeaders(_) => To::RequestHeaders(HeadersResponse { response: self.routing() }),
+            From::ResponseHeaders(_) => To::ResponseHeaders(HeadersResponse::default()),
+            From::RequestBody(_) => To::RequestBody(BodyResponse::default()),
+            From::ResponseBody(HttpBody { body, end_of_stream, .. }) => {
+                *chunks += 1;
+                match self.end_after {
+                    Some(last) if *chunks > last => return None,
+                    Some(last) if *chunks == last => streamed(LAST_EVENT.to_vec(), true),
+                    _ => streamed(body, end_of_stream),
+                }
             }
-        }
-        From::RequestTrailers(_) => To::RequestTrailers(TrailersResponse::default()),
-        From::ResponseTrailers(_) => To::ResponseTrailers(TrailersResponse::default()),
-    };
-    Some(ProcessingResponse { response: Some(response), ..Default::default() })
+            From::RequestTrailers(_) => To::RequestTrailers(TrailersResponse::default()),
+            From::ResponseTrailers(_) => To::ResponseTrailers(TrailersResponse::default()),
+        };
+        Some(ProcessingResponse { response: Some(response), ..Default::default() })
+    }
+
+    fn routing(&self) -> Option<CommonResponse> {
+        let cluster = self.cluster.as_ref()?;
+        let header = HeaderValue {
+            key: "x-nullspend-cluster".to_owned(),
+            raw_value: cluster.clone().into_bytes(),
+            ..Default::default()
+        };
+        let set = HeaderValueOption { header: Some(header), ..Default::default() };
+        let mutation = HeaderMutation { set_headers: vec![set], ..Default::default() };
+        Some(CommonResponse {
+            header_mutation: Some(mutation),
+            clear_route_cache: true,
+            ..Default::default()
+        })
+    }
 }
 
 fn streamed(body: Vec<u8>, end_of_stream: bool) -> To {
@@ -86,13 +104,19 @@ fn streamed(body: Vec<u8>, end_of_stream: bool) -> To {
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut words = env::args().skip(1);
-    let socket = words.next().ok_or("usage: noop-ext-proc SOCKET [--end-after N]")?;
-    let end_after = match (words.next().as_deref(), words.next()) {
-        (Some("--end-after"), Some(n)) => Some(n.parse()?),
-        _ => None,
-    };
+    let usage = "usage: noop-ext-proc SOCKET [--cluster NAME] [--end-after N]";
+    let socket = words.next().ok_or(usage)?;
+    let mut no_op = Noop::default();
+    while let Some(word) = words.next() {
+        let value = words.next().ok_or(usage)?;
+        match word.as_str() {
+            "--cluster" => no_op.cluster = Some(value),
+            "--end-after" => no_op.end_after = Some(value.parse()?),
+            _ => return Err(usage.into()),
+        }
+    }
     let incoming = UnixListenerStream::new(UnixListener::bind(socket)?);
-    let service = ExternalProcessorServer::new(Noop { end_after }).max_decoding_message_size(64 << 20);
+    let service = ExternalProcessorServer::new(no_op).max_decoding_message_size(64 << 20);
     Server::builder().add_service(service).serve_with_incoming(incoming).await?;
     Ok(())
 }

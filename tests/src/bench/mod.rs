@@ -1,0 +1,128 @@
+//! The bench: three arms, the same loads, and ratios instead of absolute figures, since generator, provider, Envoy and
+//! product share one machine.
+
+mod arms;
+mod table;
+
+use std::{error::Error, time::Duration};
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::json;
+
+use self::arms::Arm;
+use crate::load::{Load, Report, cpu_seconds};
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Each arm in each scenario.
+    pub measured: Duration,
+}
+
+/// Everything measured.
+#[derive(Debug, Default, Serialize)]
+pub struct Figures {
+    /// One row for each scenario and arm, arms in the order bare, no-op, product.
+    pub rows: Vec<Row>,
+}
+
+/// One arm under one load.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// The load's name.
+    pub scenario: &'static str,
+    /// The arm's name.
+    pub arm: &'static str,
+    /// What the load saw.
+    pub report: Report,
+    /// Envoy's processor time, microseconds for each request.
+    pub envoy_us: f64,
+    /// The same of ext_proc or of the whole product.
+    pub ours_us: f64,
+}
+
+/// A kind of load.
+struct Scenario {
+    name: &'static str,
+    connections: usize,
+    prompt_bytes: usize,
+    stream: bool,
+}
+
+const SCENARIOS: [Scenario; 5] = [
+    Scenario { name: "JSON, 1 KB prompt, 1 connection", connections: 1, prompt_bytes: 1024, stream: false },
+    Scenario {
+        name: "JSON, 1 KB prompt, 32 connections",
+        connections: 32,
+        prompt_bytes: 1024,
+        stream: false,
+    },
+    Scenario {
+        name: "JSON, 32 KB prompt, 32 connections",
+        connections: 32,
+        prompt_bytes: 32 * 1024,
+        stream: false,
+    },
+    Scenario { name: "SSE, 100 chunks, 1 connection", connections: 1, prompt_bytes: 1024, stream: true },
+    Scenario { name: "SSE, 100 chunks, 16 connections", connections: 16, prompt_bytes: 1024, stream: true },
+];
+
+impl Scenario {
+    fn body(&self) -> Bytes {
+        let (tokens, chunks) = if self.stream { (200, 100) } else { (200, 1) };
+        let order = format!("[[fake tokens={tokens} chunks={chunks}]] ");
+        let prompt = order + &"lorem ipsum ".repeat(self.prompt_bytes / 12);
+        let mut body = json!({"model": "gpt-4o-mini", "max_tokens": 400, "stream": self.stream,
+            "messages": [{"role": "user", "content": prompt}]});
+        if self.stream {
+            // Asked for in every arm, so that all of them carry the same bytes.
+            body["stream_options"] = json!({"include_usage": true});
+        }
+        Bytes::from(body.to_string())
+    }
+}
+
+/// Starts the arms, one after the other for each scenario, and measures them.
+///
+/// # Errors
+/// When an arm cannot be started or a process of it is gone.
+pub async fn run(settings: Settings) -> Result<Figures, Box<dyn Error>> {
+    let provider = arms::Provider::start().await?;
+    let arms = [Arm::bare(&provider).await?, Arm::no_op(&provider).await?, Arm::product(&provider).await?];
+    let mut figures = Figures::default();
+    for scenario in &SCENARIOS {
+        for arm in &arms {
+            figures.rows.push(measure(arm, scenario, settings).await?);
+        }
+    }
+    Ok(figures)
+}
+
+async fn measure(arm: &Arm, scenario: &Scenario, settings: Settings) -> Result<Row, Box<dyn Error>> {
+    eprintln!("{}: {}", scenario.name, arm.name);
+    let load = Load {
+        url: arm.url.clone(),
+        path: "/v1/chat/completions".into(),
+        headers: arm.headers.clone(),
+        body: scenario.body(),
+        connections: scenario.connections,
+        warm_up: settings.measured / 4,
+        measured: settings.measured,
+    };
+    let cpu = || -> Result<(f64, f64), Box<dyn Error>> {
+        Ok((cpu_seconds(arm.envoy)?, arm.ours.map_or(Ok(0.0), cpu_seconds)?))
+    };
+    let before = cpu()?;
+    let report = load.run().await?;
+    let after = cpu()?;
+    let exchanges = f64::from(u32::try_from(report.exchanges.max(1))?);
+    let each = |before: f64, after: f64| (after - before) * 1e6 / exchanges;
+    Ok(Row {
+        scenario: scenario.name,
+        arm: arm.name,
+        envoy_us: each(before.0, after.0),
+        ours_us: each(before.1, after.1),
+        report,
+    })
+}

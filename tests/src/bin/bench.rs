@@ -1,0 +1,29 @@
+//! What the product costs: bare Envoy, our Envoy with an ext_proc that does nothing, and the whole product, under the
+//! same loads. Build with `--release` first; `cargo xtask bench` does, and runs this.
+
+use std::{error::Error, time::Duration};
+
+use clap::Parser;
+use nullspend_e2e::bench::{Settings, run};
+
+/// Measures the three arms and prints the ratios.
+#[derive(Debug, Parser)]
+struct Arguments {
+    /// Measured seconds of each arm in each scenario, after a warm-up of a quarter of it.
+    #[arg(long, default_value_t = 8)]
+    seconds: u64,
+    /// Also write the figures as JSON to this file.
+    #[arg(long)]
+    json: Option<std::path::PathBuf>,
+}
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    let figures = run(Settings { measured: Duration::from_secs(arguments.seconds) }).await?;
+    println!("{}", figures.as_table());
+    if let Some(path) = arguments.json {
+        std::fs::write(path, serde_json::to_vec_pretty(&figures)?)?;
+    }
+    Ok(())
+}
