@@ -1,7 +1,37 @@
 //! Thin gRPC services: protocol messages to use cases and back, nothing else.
 
+mod auth;
+mod budgets;
+mod convert;
+mod cost_events;
+mod keys;
+mod status;
+
+use std::sync::Arc;
+
+use nullspend_proto::v1::{
+    auth_service_server::AuthServiceServer, budget_service_server::BudgetServiceServer,
+    cost_event_service_server::CostEventServiceServer, health_service_server::HealthServiceServer,
+    key_service_server::KeyServiceServer, policy_service_server::PolicyServiceServer,
+};
+use tonic::service::Routes;
+
+use crate::app::App;
+
+/// All services over one set of use cases. Callers come in the request's extensions, put there by authentication.
+#[derive(Clone, Debug)]
+struct Services {
+    app: Arc<App>,
+}
+
 /// The API's services over the use cases.
 #[must_use]
-pub fn routes(_app: &std::sync::Arc<crate::app::App>) -> tonic::service::Routes {
-    tonic::service::Routes::default()
+pub fn routes(app: &Arc<App>) -> Routes {
+    let services = Services { app: Arc::clone(app) };
+    Routes::new(KeyServiceServer::new(services.clone()))
+        .add_service(BudgetServiceServer::new(services.clone()))
+        .add_service(CostEventServiceServer::new(services.clone()))
+        .add_service(AuthServiceServer::new(services.clone()))
+        .add_service(PolicyServiceServer::new(services.clone()))
+        .add_service(HealthServiceServer::new(services))
 }
