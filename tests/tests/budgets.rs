@@ -178,3 +178,52 @@ async fn mandates_come_before_money() {
     assert_eq!(wrong_provider.expect_status(403).json()["error"]["details"]["mandate"], "allowed_providers");
     assert!(stack.provider.calls().is_empty());
 }
+
+#[tokio::test]
+async fn required_and_locked_tags_hold_callers_to_their_budgets() {
+    let stack = Stack::start().await;
+    let settings = json!({"defaultTags": {"team": "red"}, "lockedTags": ["team"], "requiredTags": ["job"]});
+    let agent = stack.agent_with(settings).await;
+    let missing = call(&stack, &agent, &[]).await.expect_status(400);
+    assert!(
+        missing.json()["error"]["message"].as_str().is_some_and(|text| text.contains("job")),
+        "{missing:?}"
+    );
+    let named = [("x-nullspend-tags", r#"{"job":"1","team":"blue"}"#)];
+    let reply = call(&stack, &agent, &named).await.expect_status(200);
+    let tags: Value = serde_json::from_str(reply.header("x-nullspend-effective-tags")).expect("JSON");
+    assert_eq!(tags, json!({"job": "1", "team": "red"}), "a locked tag cannot be changed");
+    stack.budget(tiny("tag", "team=red")).await;
+    assert_eq!(outcome(&stack, &agent, &named).await, "tag_budget_exceeded");
+}
+
+#[tokio::test]
+async fn agents_can_ask_what_they_may_spend() {
+    let stack = Stack::start().await;
+    let agent = stack.agent_with(json!({"allowedModels": ["gpt-4o-mini"]})).await;
+    stack.limit_key(&agent, 5_000_000).await;
+    let url = |path: &str| format!("{}{path}", stack.url);
+    let get = async |path: &str, more: &[(&str, &str)]| {
+        let headers = [&[("x-nullspend-key", agent.key.as_str())], more].concat();
+        stack.http.send(&Method::GET, &url(path), &headers, "").await.expect_status(200).json()
+    };
+    for path in ["/api/policy", "/v1/policy"] {
+        let policy = get(path, &[]).await;
+        assert_eq!(policy["budget"]["remaining_microdollars"], 5_000_000, "{policy:#}");
+        assert_eq!(
+            (&policy["allowed_models"], &policy["allowed_providers"]),
+            (&json!(["gpt-4o-mini"]), &Value::Null)
+        );
+        assert_eq!(
+            (&policy["restrictions_active"], &policy["cheapest_overall"]["model"]),
+            (&json!(true), &json!("gpt-4o-mini"))
+        );
+        // The published Python client 0.4.0 would refuse every call if it were told of a budget (contract §0.3-13).
+        assert_eq!(get(path, &[("x-nullspend-sdk", "python/0.2.1")]).await["budget"], Value::Null);
+    }
+    let status = get("/api/budgets/status", &[]).await;
+    assert_eq!(status["entities"][0]["remainingMicrodollars"], 5_000_000, "{status:#}");
+    let denied =
+        stack.api(&agent.key, Method::POST, "/api/budgets", tiny("org", "")).await.expect_status(403);
+    assert_eq!(denied.code(), "forbidden");
+}

@@ -97,6 +97,10 @@ async fn a_complete_answer_costs_what_the_provider_bills() {
             assert_eq!((&event["ending"], &event["statusCode"]), (&json!("complete"), &json!(200)));
         }
     }
+    let mut dated = request(CHAT, "a dated snapshot", true);
+    dated["model"] = json!("gpt-4o-mini-2024-07-18");
+    let _ = world.stack.call(&world.agent.key, CHAT, dated).await.expect_status(200);
+    assert_eq!(cost(&world.event().await), world.last_call().billed_nanos, "priced as its base");
     world.settle_up().await;
 }
 

@@ -35,7 +35,11 @@ async fn a_polite_end_lets_streams_finish_and_keeps_everything() {
     assert_eq!(stack.ended().await.code(), Some(0));
     assert_eq!(stack.provider.calls()[0].state, State::Finished);
 
+    let printed = |stack: &Stack| stack.logs()["out.log"].matches("ns_live_sk_").count();
+    let keys = printed(&stack);
+    assert!(keys > 0, "the first start prints an agent key: {}", stack.logs()["out.log"]);
     stack.restart().await;
+    assert_eq!(printed(&stack), keys, "later starts print no key");
     let events = stack.wait_events(1).await;
     assert_eq!(events[0]["measurement"], "exact", "{:#}", events[0]);
     assert_eq!(sum_nanos(&events), stack.provider.billed_nanos());
