@@ -1,7 +1,7 @@
 //! What the data plane knows of callers and budgets: the snapshot it enforces, alone if it must (design law 7).
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     sync::Arc,
 };
@@ -215,6 +215,7 @@ pub struct Policy {
     orgs: HashMap<OrgId, OrgRule>,
     budgets: HashMap<BudgetId, Arc<BudgetRule>>,
     by_entity: HashMap<(OrgId, Entity), Vec<Arc<BudgetRule>>>,
+    unenforceable: HashSet<OrgId>,
 }
 
 impl fmt::Debug for Policy {
@@ -244,6 +245,18 @@ impl Policy {
     /// Adds or replaces an organisation's settings.
     pub fn put_org(&mut self, org: OrgId, rule: OrgRule) {
         self.orgs.insert(org, rule);
+    }
+
+    /// False when a rule of the organisation could not be understood: its calls must be refused as
+    /// `budget_unavailable`, never passed without the rule (design law 4).
+    #[must_use]
+    pub fn is_enforceable(&self, org: OrgId) -> bool {
+        !self.unenforceable.contains(&org)
+    }
+
+    /// Replaces the organisations whose rules could not all be understood.
+    pub fn set_unenforceable(&mut self, orgs: HashSet<OrgId>) {
+        self.unenforceable = orgs;
     }
 
     /// Adds or replaces a key.

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use nullspend_core::{
-    attempt::{AttemptStub, BudgetCharge, Closing, CostParts, Tokens},
+    attempt::{AttemptStub, BudgetCharge, Closing, CostParts, Denial, Tokens},
     id::AttemptId,
 };
 use nullspend_proto::internal::{self as wire, SpoolRecord, spool_record::Kind};
@@ -82,37 +82,25 @@ pub fn settled(attempt: AttemptId) -> SpoolRecord {
     record(Kind::Settled(wire::Settled { attempt_id: attempt.bare() }))
 }
 
-/// Why and when a request was refused.
-#[derive(Clone, Debug, Default)]
-pub struct Refusal {
-    /// Unix milliseconds.
-    pub at_ms: i64,
-    /// The error code of the answer, e.g. `budget_exceeded`.
-    pub code: String,
-    /// The answer's `details` and the numbers of every matched budget, as JSON.
-    pub details_json: String,
-    /// Denials of the key that were only counted, because its minute was full.
-    pub suppressed: u64,
-}
-
-/// The record of a refused request; its stub says what would have been held.
+/// The record of a refused request. `suppressed` counts further denials of the key that got no record of their own
+/// ([`crate::report::Denials`]).
 #[must_use]
-pub fn denied(of: &AttemptStub, refusal: Refusal) -> SpoolRecord {
+pub fn denied(denial: &Denial, suppressed: u64) -> SpoolRecord {
     record(Kind::Denied(wire::Denied {
-        attempt_id: of.attempt.bare(),
-        org_id: of.org.bare(),
-        key_id: of.key.bare(),
-        at_ms: refusal.at_ms,
-        code: refusal.code,
-        provider: of.provider.clone(),
-        model: of.model.clone(),
-        trace_id: of.trace_id.clone(),
-        session_id: of.session_id.clone(),
-        customer: of.customer.clone(),
-        tags: of.tags.clone(),
-        estimated_nanos: of.held.0,
-        details_json: refusal.details_json,
-        suppressed: refusal.suppressed,
+        attempt_id: denial.attempt.bare(),
+        org_id: denial.org.bare(),
+        key_id: denial.key.bare(),
+        at_ms: denial.at_ms,
+        code: denial.code.to_owned(),
+        provider: denial.provider.clone(),
+        model: denial.model.clone(),
+        trace_id: denial.trace_id.clone(),
+        session_id: denial.session_id.clone(),
+        customer: denial.customer.clone(),
+        tags: denial.tags.clone(),
+        estimated_nanos: denial.estimated.0,
+        details_json: denial.details_json.clone(),
+        suppressed,
     }))
 }
 

@@ -29,7 +29,7 @@ use nullspend_proto::internal::{AttemptStub, Closed, SpoolRecord};
 use tokio::sync::watch;
 
 pub use read::SpoolBatch;
-pub use recover::recover;
+pub use recover::{lapsed, recover};
 pub(crate) use segment::write_atomically;
 use state::{Entry, State};
 

@@ -1,0 +1,277 @@
+//! Keeps the leases of open holds alive, and writes the events of those that ran out (design law 2).
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use nullspend_core::{
+    attempt::Measurement,
+    clock::Clock,
+    id::{AttemptId, OrgId},
+    ledger::{ExtendOutcome, LapsedHold, Ledger},
+    money::Nanos,
+};
+use nullspend_proto::internal::{AttemptStub, Closed, Settled, SpoolRecord, spool_record::Kind};
+use prost::Message as _;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    metrics::Metrics,
+    spool::{Spool, lapsed},
+};
+
+/// Holds renewed by one ledger call.
+const RENEWED_AT_ONCE: usize = 500;
+
+/// How long holds live.
+#[derive(Clone, Copy, Debug)]
+pub struct LeaseConfig {
+    /// A hold that is not renewed for this long is charged in full.
+    pub lease: Duration,
+    /// How often holds that ran out are looked for.
+    pub sweep_every: Duration,
+}
+
+impl Default for LeaseConfig {
+    fn default() -> Self {
+        Self { lease: Duration::from_secs(30), sweep_every: Duration::from_secs(2) }
+    }
+}
+
+/// The open holds of this data plane.
+pub struct Leases {
+    ledger: Arc<dyn Ledger>,
+    spool: Arc<Spool>,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+    config: LeaseConfig,
+    holds: Mutex<HashMap<AttemptId, Open>>,
+    number: AtomicU64,
+    /// Events of swept holds that the spool could not take yet.
+    unwritten: Mutex<Vec<Closed>>,
+}
+
+struct Open {
+    org: OrgId,
+    since_ms: i64,
+    lost: Arc<AtomicBool>,
+}
+
+/// A hold that is renewed for as long as this value lives. Drop it after the hold was settled.
+#[must_use = "dropping it lets the hold lapse"]
+pub struct Lease {
+    leases: Arc<Leases>,
+    hold: AttemptId,
+    lost: Arc<AtomicBool>,
+}
+
+impl Lease {
+    /// The hold lapsed or vanished meanwhile: settling it will say so.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.leases.holds().remove(&self.hold);
+    }
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lease")
+            .field("hold", &self.hold)
+            .field("lost", &self.is_lost())
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for Leases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leases").field("open", &self.open()).finish_non_exhaustive()
+    }
+}
+
+impl Leases {
+    /// No holds yet.
+    #[must_use]
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        spool: Arc<Spool>,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+        config: LeaseConfig,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            ledger,
+            spool,
+            clock,
+            metrics,
+            config,
+            holds: Mutex::default(),
+            number: AtomicU64::new(0),
+            unwritten: Mutex::default(),
+        })
+    }
+
+    /// The lease to reserve with, in milliseconds.
+    #[must_use]
+    pub fn lease_ms(&self) -> i64 {
+        i64::try_from(self.config.lease.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    /// Renews `hold` from now on. Call it once the hold is reserved.
+    pub fn keep(self: &Arc<Self>, org: OrgId, hold: AttemptId) -> Lease {
+        let lost = Arc::new(AtomicBool::new(false));
+        let open = Open { org, since_ms: self.clock.now_ms(), lost: Arc::clone(&lost) };
+        self.holds().insert(hold, open);
+        Lease { leases: Arc::clone(self), hold, lost }
+    }
+
+    /// The next extension number: rising over all holds of this process, so for each of them too.
+    pub fn next_number(&self) -> u64 {
+        self.number.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Holds being renewed.
+    #[must_use]
+    pub fn open(&self) -> u64 {
+        self.holds().len() as u64
+    }
+
+    /// Age of the oldest of them in milliseconds, 0 when there is none.
+    #[must_use]
+    pub fn oldest_ms(&self) -> i64 {
+        let now_ms = self.clock.now_ms();
+        self.holds().values().map(|open| now_ms - open.since_ms).max().unwrap_or(0)
+    }
+
+    /// Renews and sweeps until `shutdown`. Keep it running until the last request has ended.
+    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut renew = tokio::time::interval(self.config.lease / 3);
+        let mut sweep = tokio::time::interval(self.config.sweep_every);
+        // After a pause (a suspended machine) one renewal does; a burst of them would only load the ledger.
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                // Renewals first: a sweep must not take what a renewal would have kept.
+                biased;
+                () = shutdown.cancelled() => return,
+                _ = renew.tick() => self.renew_all().await,
+                _ = sweep.tick() => self.sweep().await,
+            }
+        }
+    }
+
+    /// Renews every open hold once.
+    pub async fn renew_all(&self) {
+        let mut by_org: HashMap<OrgId, Vec<AttemptId>> = HashMap::new();
+        for (hold, open) in self.holds().iter() {
+            if !open.lost.load(Ordering::Relaxed) {
+                by_org.entry(open.org).or_default().push(*hold);
+            }
+        }
+        for (org, holds) in by_org {
+            for some in holds.chunks(RENEWED_AT_ONCE) {
+                self.renew(org, some).await;
+            }
+        }
+    }
+
+    async fn renew(&self, org: OrgId, holds: &[AttemptId]) {
+        let number = self.next_number();
+        let outcomes = match self.ledger.extend(org, holds, number, self.lease_ms(), Nanos::ZERO).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                // The next round comes well before the lease ends.
+                self.metrics.ledger_failures.inc();
+                tracing::warn!(error = %error, holds = holds.len(), "leases could not be renewed");
+                return;
+            }
+        };
+        for (hold, outcome) in holds.iter().zip(outcomes) {
+            match outcome {
+                ExtendOutcome::Extended | ExtendOutcome::AlreadyDone | ExtendOutcome::Denied { .. } => {}
+                ExtendOutcome::Lapsed | ExtendOutcome::Unknown => self.mark_lost(*hold),
+                ExtendOutcome::Invalid(misuse) => {
+                    tracing::error!(attempt = %hold, error = %misuse, "a lease could not be renewed");
+                }
+            }
+        }
+    }
+
+    /// A request that ended meanwhile has no lease left to lose.
+    fn mark_lost(&self, hold: AttemptId) {
+        if let Some(open) = self.holds().get(&hold)
+            && !open.lost.swap(true, Ordering::Relaxed)
+        {
+            self.metrics.leases_lost.inc();
+            tracing::error!(attempt = %hold, "an open hold lapsed under its owner");
+        }
+    }
+
+    /// Ends holds whose lease ran out and writes their events.
+    pub async fn sweep(&self) {
+        match self.ledger.sweep().await {
+            Ok(swept) => swept.into_iter().for_each(|hold| self.swept(hold)),
+            Err(error) => {
+                self.metrics.ledger_failures.inc();
+                tracing::warn!(error = %error, "holds could not be swept");
+            }
+        }
+        self.write_events();
+    }
+
+    fn swept(&self, hold: LapsedHold) {
+        self.mark_lost(hold.hold);
+        match AttemptStub::decode(hold.stub) {
+            Ok(stub) if !stub.attempt_id.is_empty() => {
+                self.metrics.event(Measurement::Lapsed, stub.unpriced);
+                let mut event = lapsed(stub, self.clock.now_ms());
+                event.cost_nanos = hold.amount.0;
+                self.unwritten().push(event);
+            }
+            Ok(_) | Err(_) => {
+                tracing::error!(attempt = %hold.hold, "a swept hold has no readable stub: its event cannot be written");
+            }
+        }
+    }
+
+    /// Appends what was swept; what the spool refuses is tried again on the next round.
+    fn write_events(&self) {
+        let events = std::mem::take(&mut *self.unwritten());
+        for event in events {
+            let attempt_id = event.stub.as_ref().map(|stub| stub.attempt_id.clone()).unwrap_or_default();
+            let record = SpoolRecord { kind: Some(Kind::Closed(event.clone())) };
+            // The sweep has charged it already.
+            let settled = SpoolRecord { kind: Some(Kind::Settled(Settled { attempt_id })) };
+            if let Err(error) = self.spool.append(&record) {
+                self.metrics.spool_refusals.inc();
+                tracing::error!(error = %error, "the event of a lapsed hold could not be written yet");
+                self.unwritten().push(event);
+            } else if let Err(error) = self.spool.append(&settled) {
+                tracing::warn!(error = %error, "a lapsed hold will be settled again after a restart");
+            }
+        }
+    }
+
+    fn holds(&self) -> MutexGuard<'_, HashMap<AttemptId, Open>> {
+        self.holds.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unwritten(&self) -> MutexGuard<'_, Vec<Closed>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests;

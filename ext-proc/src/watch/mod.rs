@@ -1,0 +1,265 @@
+//! The policy, kept current from the control plane and kept at all without it (design §3, law 7).
+
+mod rows;
+mod saved;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures::{FutureExt as _, StreamExt as _};
+use nullspend_core::{clock::Clock, policy::Policy};
+use nullspend_proto::internal::{
+    WatchRequest, WatchResponse, data_plane_service_client::DataPlaneServiceClient,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::{backoff::Backoff, metrics::Metrics, spool::Spool};
+use rows::{Applied, Rows};
+
+/// Changes are saved at most this often.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Messages laid over each other before their policy is published.
+const MERGED_AT_ONCE: usize = 64;
+
+/// The policy in force, and how current it is.
+pub struct PolicyWatch {
+    policy: ArcSwap<Policy>,
+    state: Mutex<State>,
+    /// Counts published policies; 0 before the first.
+    published: watch::Sender<u64>,
+    path: PathBuf,
+    dataplane_id: String,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct State {
+    rows: Rows,
+    connected: bool,
+    /// When the policy was last known to be current.
+    heard_ms: Option<i64>,
+    resync: bool,
+}
+
+impl fmt::Debug for PolicyWatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolicyWatch").field("policy", &self.current()).finish_non_exhaustive()
+    }
+}
+
+impl PolicyWatch {
+    /// Starts from the snapshot beside the spool, if there is one. Blocking.
+    #[must_use]
+    pub fn load(spool: &Spool, clock: Arc<dyn Clock>, metrics: Arc<Metrics>) -> Arc<Self> {
+        let path = spool.dir().join("policy.snapshot");
+        let watch = Self {
+            policy: ArcSwap::default(),
+            state: Mutex::default(),
+            published: watch::Sender::new(0),
+            dataplane_id: spool.dataplane_id().to_owned(),
+            path,
+            clock,
+            metrics,
+        };
+        if let Some((heard_ms, snapshot)) = saved::load(&watch.path) {
+            watch.take([snapshot]);
+            watch.state().heard_ms = Some(heard_ms);
+        }
+        Arc::new(watch)
+    }
+
+    /// The policy to decide by. Take it once for each request.
+    #[must_use]
+    pub fn current(&self) -> Arc<Policy> {
+        self.policy.load_full()
+    }
+
+    /// Whether there is any policy to decide by.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        *self.published.borrow() > 0
+    }
+
+    /// Whether the stream from the control plane is up.
+    #[must_use]
+    pub fn connected(&self) -> bool {
+        self.state().connected
+    }
+
+    /// Time since the policy was known to be current: 0 while connected, `None` before the first.
+    #[must_use]
+    pub fn age_ms(&self) -> Option<i64> {
+        let state = self.state();
+        let heard_ms = state.heard_ms?;
+        Some(if state.connected { 0 } else { (self.clock.now_ms() - heard_ms).max(0) })
+    }
+
+    /// Rows of the policy that could not be understood. Their organisations are not enforceable.
+    #[must_use]
+    pub fn bad_rows(&self) -> u64 {
+        self.state().rows.bad_rows()
+    }
+
+    /// Waits until the policy stands at `revision` or later; false when `timeout` came first.
+    pub async fn wait_for(&self, revision: u64, timeout: Duration) -> bool {
+        self.wait_until(|policy| policy.revision >= revision, timeout).await
+    }
+
+    /// Waits until the policy is as `wanted`; false when `timeout` came first.
+    pub async fn wait_until(&self, wanted: impl Fn(&Policy) -> bool, timeout: Duration) -> bool {
+        let mut published = self.published.subscribe();
+        let met = published.wait_for(|&count| count > 0 && wanted(&self.policy.load()));
+        matches!(tokio::time::timeout(timeout, met).await, Ok(Ok(_)))
+    }
+
+    /// Follows the control plane until `shutdown`, through any number of lost connections, and saves what it learns.
+    pub async fn run(self: Arc<Self>, channel: Channel, shutdown: CancellationToken) {
+        let follow = shutdown.run_until_cancelled(self.follow(channel));
+        tokio::join!(follow, self.save(&shutdown));
+    }
+
+    async fn follow(&self, channel: Channel) {
+        let mut client = DataPlaneServiceClient::new(channel).max_decoding_message_size(usize::MAX);
+        let mut backoff = Backoff::new(&self.dataplane_id);
+        loop {
+            let ended = self.stream(&mut client, &mut backoff).await;
+            {
+                let mut state = self.state();
+                if std::mem::take(&mut state.connected) {
+                    state.heard_ms = Some(self.clock.now_ms());
+                }
+            }
+            match ended {
+                Ok(()) => tracing::info!("policy stream ended"),
+                Err(status) => {
+                    tracing::warn!(code = ?status.code(), message = status.message(), "policy stream failed");
+                }
+            }
+            tokio::time::sleep(backoff.pause()).await;
+        }
+    }
+
+    /// One stream, to its end.
+    async fn stream(
+        &self,
+        client: &mut DataPlaneServiceClient<Channel>,
+        backoff: &mut Backoff,
+    ) -> Result<(), tonic::Status> {
+        let request = {
+            let policy = self.current();
+            let resync = std::mem::take(&mut self.state().resync);
+            let dataplane_id = self.dataplane_id.clone();
+            if resync || !self.ready() {
+                WatchRequest { dataplane_id, ..WatchRequest::default() }
+            } else {
+                let (resume_revision, history_id) = (policy.revision, policy.history_id.clone());
+                WatchRequest { dataplane_id, resume_revision, history_id }
+            }
+        };
+        let mut stream = client.watch(request).await?.into_inner();
+        {
+            let mut state = self.state();
+            // Until its first message a new stream says nothing about a policy that was never there.
+            state.connected = self.ready();
+            if state.connected {
+                state.heard_ms = Some(self.clock.now_ms());
+            }
+        }
+        while let Some(first) = stream.next().await {
+            let mut messages = vec![first?];
+            while messages.len() < MERGED_AT_ONCE {
+                match stream.next().now_or_never() {
+                    Some(Some(Ok(message))) => messages.push(message),
+                    Some(Some(Err(status))) => {
+                        self.take(messages);
+                        return Err(status);
+                    }
+                    Some(None) | None => break,
+                }
+            }
+            if self.take(messages) == Applied::Resync {
+                return Ok(());
+            }
+            backoff.reset();
+            let mut state = self.state();
+            state.connected = true;
+            state.heard_ms = Some(self.clock.now_ms());
+        }
+        Ok(())
+    }
+
+    /// Lays messages over the policy and publishes it.
+    fn take(&self, messages: impl IntoIterator<Item = WatchResponse>) -> Applied {
+        let mut last = Applied::Ignored;
+        let mut changed = false;
+        {
+            let mut state = self.state();
+            let refused_before = state.rows.refused;
+            for message in messages {
+                last = state.rows.apply(message);
+                changed |= last == Applied::Changed;
+                if last == Applied::Resync {
+                    state.resync = true;
+                    break;
+                }
+            }
+            self.metrics.policy_rows_refused.inc_by(state.rows.refused - refused_before);
+            if changed {
+                self.policy.store(Arc::new(state.rows.policy.clone()));
+            }
+        }
+        if changed {
+            self.published.send_modify(|count| *count += 1);
+        }
+        last
+    }
+
+    async fn save(&self, shutdown: &CancellationToken) {
+        let mut published = self.published.subscribe();
+        loop {
+            let stopping = tokio::select! {
+                changed = published.changed() => changed.is_err(),
+                () = shutdown.cancelled() => true,
+            };
+            if !stopping {
+                let _ = tokio::time::timeout(SAVE_EVERY, shutdown.cancelled()).await;
+            }
+            published.mark_unchanged();
+            self.save_now().await;
+            if stopping {
+                return;
+            }
+        }
+    }
+
+    async fn save_now(&self) {
+        let (heard_ms, snapshot) = {
+            let state = self.state();
+            let now_ms = state.connected.then(|| self.clock.now_ms());
+            let Some(heard_ms) = now_ms.or(state.heard_ms) else { return };
+            (heard_ms, state.rows.snapshot())
+        };
+        let path = self.path.clone();
+        let saved = tokio::task::spawn_blocking(move || saved::save(&path, heard_ms, &snapshot)).await;
+        match saved {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(error = %error, "the policy could not be saved"),
+            Err(error) => tracing::error!(error = %error, "saving the policy failed"),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,218 @@
+//! The control plane's rows, merged and understood.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    str::FromStr,
+};
+
+use nullspend_core::{
+    id::{BudgetId, KeyId, OrgId},
+    money::{MAX_EVENT, MAX_LIMIT, Nanos},
+    policy::{self, Enforcement, Entity, KeyIdentity, OrgRule, Policy, Role},
+    window::Interval,
+};
+use nullspend_proto::internal::{BudgetRule, KeyPolicy, OrgPolicy, WatchResponse};
+
+/// What came of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Applied {
+    /// It stands now.
+    Changed,
+    /// It was older than what is held.
+    Ignored,
+    /// It belongs to another history: only a snapshot can go on from here.
+    Resync,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Row {
+    Org(String),
+    Key(String),
+    Budget(String),
+}
+
+/// Every row as received, and the policy they make.
+#[derive(Default)]
+pub(super) struct Rows {
+    pub(super) policy: Policy,
+    /// Rows refused so far, for the counter.
+    pub(super) refused: u64,
+    orgs: BTreeMap<String, OrgPolicy>,
+    keys: BTreeMap<String, KeyPolicy>,
+    budgets: BTreeMap<String, BudgetRule>,
+    /// Rows that make no sense to this version, with the organisation that must not run without them.
+    bad: HashMap<Row, Option<OrgId>>,
+}
+
+impl Rows {
+    pub(super) fn bad_rows(&self) -> u64 {
+        self.bad.len() as u64
+    }
+
+    /// Lays a message over what is held, or replaces it.
+    pub(super) fn apply(&mut self, message: WatchResponse) -> Applied {
+        if message.snapshot {
+            *self = Self { refused: self.refused, ..Self::default() };
+        } else if message.history_id != self.policy.history_id {
+            return Applied::Resync;
+        } else if message.revision < self.policy.revision {
+            return Applied::Ignored;
+        }
+        self.policy.revision = message.revision;
+        self.policy.history_id = message.history_id;
+        for id in message.revoked_key_ids {
+            self.remove_key(&id);
+        }
+        for id in message.deleted_budget_ids {
+            self.remove_budget(&id);
+        }
+        for row in message.orgs {
+            self.put_org(row);
+        }
+        for row in message.keys {
+            self.put_key(row);
+        }
+        for row in message.budgets {
+            self.put_budget(row);
+        }
+        let unenforceable: HashSet<OrgId> = self.bad.values().copied().flatten().collect();
+        self.policy.set_unenforceable(unenforceable);
+        Applied::Changed
+    }
+
+    /// Everything held, as one snapshot.
+    pub(super) fn snapshot(&self) -> WatchResponse {
+        WatchResponse {
+            revision: self.policy.revision,
+            history_id: self.policy.history_id.clone(),
+            snapshot: true,
+            orgs: self.orgs.values().cloned().collect(),
+            keys: self.keys.values().cloned().collect(),
+            budgets: self.budgets.values().cloned().collect(),
+            ..WatchResponse::default()
+        }
+    }
+
+    fn put_org(&mut self, row: OrgPolicy) {
+        let id = bare::<OrgId>(&row.org_id, OrgId::bare);
+        match org(&row) {
+            Ok((org, rule)) => {
+                self.policy.put_org(org, rule);
+                self.bad.remove(&Row::Org(id.clone()));
+            }
+            Err(reason) => {
+                let org = row.org_id.parse().ok();
+                self.refuse(Row::Org(id.clone()), org, reason);
+            }
+        }
+        self.orgs.insert(id, row);
+    }
+
+    fn put_key(&mut self, row: KeyPolicy) {
+        let id = bare::<KeyId>(&row.key_id, KeyId::bare);
+        match key(&row) {
+            Ok((sha256, identity)) => {
+                self.policy.put_key(sha256, identity);
+                self.bad.remove(&Row::Key(id.clone()));
+            }
+            Err(reason) => {
+                // A key that cannot be understood grants nothing, also not what it granted before.
+                self.remove_key(&id);
+                self.refuse(Row::Key(id.clone()), None, reason);
+            }
+        }
+        self.keys.insert(id, row);
+    }
+
+    fn put_budget(&mut self, row: BudgetRule) {
+        let id = bare::<BudgetId>(&row.budget_id, BudgetId::bare);
+        match budget(&row) {
+            Ok(rule) => {
+                self.policy.put_budget(rule);
+                self.bad.remove(&Row::Budget(id.clone()));
+            }
+            Err(reason) => {
+                let before = self.budgets.get(&id).and_then(|old| old.org_id.parse().ok());
+                let org = row.org_id.parse().ok().or(before);
+                self.remove_budget(&id);
+                self.refuse(Row::Budget(id.clone()), org, reason);
+            }
+        }
+        self.budgets.insert(id, row);
+    }
+
+    fn remove_key(&mut self, id: &str) {
+        if let Ok(key) = id.parse::<KeyId>() {
+            self.policy.remove_key(key);
+        }
+        let id = bare::<KeyId>(id, KeyId::bare);
+        self.keys.remove(&id);
+        self.bad.remove(&Row::Key(id));
+    }
+
+    fn remove_budget(&mut self, id: &str) {
+        if let Ok(budget) = id.parse::<BudgetId>() {
+            self.policy.remove_budget(budget);
+        }
+        let id = bare::<BudgetId>(id, BudgetId::bare);
+        self.budgets.remove(&id);
+        self.bad.remove(&Row::Budget(id));
+    }
+
+    fn refuse(&mut self, row: Row, org: Option<OrgId>, reason: &'static str) {
+        tracing::error!(?row, org = ?org.map(OrgId::bare), reason, "policy row cannot be understood");
+        self.refused += 1;
+        self.bad.insert(row, org);
+    }
+}
+
+/// One spelling for one id; what is no id stays as it is.
+fn bare<T: FromStr>(text: &str, spell: impl Fn(T) -> String) -> String {
+    text.parse().map_or_else(|_| text.to_owned(), spell)
+}
+
+fn org(row: &OrgPolicy) -> Result<(OrgId, OrgRule), &'static str> {
+    let org = row.org_id.parse().map_err(|_| "org_id is no UUID")?;
+    let unpriced_hold = row.unpriced_hold_nanos.map(Nanos);
+    if unpriced_hold.is_some_and(|hold| hold < Nanos::ZERO || hold > MAX_EVENT) {
+        return Err("unpriced_hold_nanos is out of range");
+    }
+    Ok((org, OrgRule { unpriced_hold }))
+}
+
+fn key(row: &KeyPolicy) -> Result<([u8; 32], KeyIdentity), &'static str> {
+    let sha256 = row.key_sha256.as_slice().try_into().map_err(|_| "key_sha256 is not 32 bytes")?;
+    let identity = KeyIdentity {
+        key: row.key_id.parse().map_err(|_| "key_id is no UUID")?,
+        org: row.org_id.parse().map_err(|_| "org_id is no UUID")?,
+        user: row.user_id.parse().map_err(|_| "user_id is no UUID")?,
+        name: row.name.clone(),
+        role: Role::parse(&row.role).ok_or("role is unknown")?,
+        default_tags: row.default_tags.clone(),
+        locked_tags: row.locked_tags.clone(),
+        required_tags: row.required_tags.clone(),
+        allowed_models: row.models_restricted.then(|| row.allowed_models.clone()),
+        allowed_providers: row.providers_restricted.then(|| row.allowed_providers.clone()),
+        api_version: row.api_version.clone(),
+    };
+    Ok((sha256, identity))
+}
+
+fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
+    let limit = Nanos(row.limit_nanos);
+    if limit < Nanos::ZERO || limit > MAX_LIMIT {
+        return Err("limit_nanos is out of range");
+    }
+    Ok(policy::BudgetRule {
+        budget: row.budget_id.parse().map_err(|_| "budget_id is no UUID")?,
+        org: row.org_id.parse().map_err(|_| "org_id is no UUID")?,
+        entity: Entity::parse(&row.entity_type, &row.entity_id).ok_or("entity is unknown")?,
+        name: row.name.clone(),
+        limit,
+        enforcement: Enforcement::parse(&row.policy).ok_or("policy is unknown")?,
+        interval: Interval::parse(&row.interval).ok_or("interval is unknown")?,
+        time_zone: row.time_zone.parse().map_err(|_| "time_zone is unknown")?,
+        generation: row.generation,
+        revision: row.revision,
+    })
+}
