@@ -1,2 +1,3 @@
 //! The nullspend program.
+mod config;
 fn main() {}

@@ -1,0 +1,400 @@
+//! What `nullspend` was asked to do: four layers merged ([`layers`]), then checked as a whole.
+
+pub mod layers;
+pub mod upstreams;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use nullspend_core::exchange::upstream::Upstream;
+use secrecy::SecretString;
+use serde::Deserialize;
+use toml::{Table, Value};
+
+/// A configuration that cannot be used; every message says what to change.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration file {}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no TOML.
+    #[error("{file} is not valid TOML")]
+    Syntax {
+        /// The file.
+        file: String,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A key that does not exist.
+    #[error("unknown key `{key}` in {file}; config.default.toml lists every key")]
+    UnknownKey {
+        /// Dotted path.
+        key: String,
+        /// The layer.
+        file: String,
+    },
+    /// A value of another type.
+    #[error("`{key}` from {from} must be {expected}, not {found}")]
+    WrongType {
+        /// Dotted path.
+        key: String,
+        /// The layer.
+        from: String,
+        /// What belongs there.
+        expected: &'static str,
+        /// What was there.
+        found: &'static str,
+    },
+    /// A table row without its identity.
+    #[error("a row of [[{key}]] in {file} has no name; rows are told apart by `name`")]
+    UnnamedRow {
+        /// The table.
+        key: String,
+        /// The layer.
+        file: String,
+    },
+    /// Two rows of one name in one file.
+    #[error("[[{key}]] in {file} has two rows named {name:?}; join them")]
+    RepeatedRow {
+        /// The table.
+        key: String,
+        /// The name.
+        name: String,
+        /// The layer.
+        file: String,
+    },
+    /// A value of the right type that cannot be.
+    #[error("`{key}` {reason}")]
+    Value {
+        /// Dotted path.
+        key: &'static str,
+        /// What to change.
+        reason: String,
+    },
+    /// An upstream that is not safe or not understood.
+    #[error("upstream {name:?}: {reason}")]
+    Upstream {
+        /// The row's name.
+        name: String,
+        /// What to change.
+        reason: String,
+    },
+    /// The checked table does not fit the program: a bug, caught by a test.
+    #[error("the settings do not fit this program")]
+    Shape(#[source] Box<toml::de::Error>),
+}
+
+/// Everything the program needs to know to start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The one TCP address.
+    pub listen: SocketAddr,
+    /// Absolute.
+    pub data_dir: PathBuf,
+    /// The database; `None`: SQLite in the data directory. A secret, since it may hold a password.
+    pub database_url: Option<SecretString>,
+    /// The raw owner key of the first start.
+    pub bootstrap_key: Option<SecretString>,
+    /// Log directives.
+    pub log: String,
+    /// Envoy.
+    pub envoy: EnvoySettings,
+    /// Longest request body, bytes.
+    pub max_body_bytes: u32,
+    /// Request bodies in memory at once, bytes.
+    pub max_bodies_in_flight_bytes: usize,
+    /// How long SIGTERM waits for streams.
+    pub shutdown_grace: Duration,
+    /// How long a hold outlives an owner that stopped renewing it.
+    pub lease_ms: u64,
+    /// The spool.
+    pub spool: SpoolSettings,
+    /// Where calls may go, in order of preference.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// How to run Envoy.
+#[derive(Clone, Debug)]
+pub struct EnvoySettings {
+    /// Its executable; `None`: `envoy` on PATH.
+    pub binary: Option<PathBuf>,
+    /// Worker threads.
+    pub concurrency: usize,
+    /// Where the access log goes.
+    pub access_log: AccessLog,
+    /// Client connections at most.
+    pub max_connections: u32,
+    /// Certificate authorities for providers.
+    pub ca_file: PathBuf,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLog {
+    /// `<data_dir>/log/access.log`.
+    File,
+    /// Standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
+}
+
+/// How the spool keeps events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpoolSettings {
+    /// When it is flushed to the disk.
+    pub fsync: Fsync,
+    /// Its size at most, bytes.
+    pub max_bytes: u64,
+}
+
+/// When the spool is flushed to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// Each record.
+    Always,
+    /// In groups, this often.
+    Interval(Duration),
+    /// When the kernel likes.
+    Never,
+}
+
+/// What the layers are read from; tests hand in their own.
+pub struct Sources<'a> {
+    /// `--config` or `NULLSPEND_CONFIG`.
+    pub file: Option<&'a Path>,
+    /// The environment.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// Dotted path, flag name, value.
+    pub flags: Vec<(&'static str, &'static str, String)>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    listen: String,
+    data_dir: String,
+    database_url: String,
+    redis_url: String,
+    bootstrap_key: String,
+    log: String,
+    envoy: RawEnvoy,
+    limits: RawLimits,
+    shutdown: RawShutdown,
+    ledger: RawLedger,
+    spool: RawSpool,
+    upstreams: Vec<upstreams::Row>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawEnvoy {
+    binary: String,
+    concurrency: i64,
+    access_log: String,
+    max_connections: i64,
+    ca_file: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    max_body_bytes: i64,
+    max_bodies_in_flight_bytes: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawShutdown {
+    grace_ms: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLedger {
+    lease_ms: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSpool {
+    fsync: String,
+    fsync_interval_ms: i64,
+    max_bytes: i64,
+}
+
+/// The merged layers, before they are checked as a whole.
+///
+/// # Errors
+/// A layer that cannot be read, or that names what does not exist.
+pub fn merged(sources: &Sources<'_>) -> Result<Table, ConfigError> {
+    let mut table = layers::defaults()?;
+    if let Some(file) = sources.file {
+        let text =
+            fs::read_to_string(file).map_err(|source| ConfigError::Read { file: file.to_owned(), source })?;
+        layers::apply_file(&mut table, &file.display().to_string(), &text)?;
+    }
+    layers::apply_environment(&mut table, sources.variable)?;
+    for (path, flag, value) in &sources.flags {
+        layers::apply_flag(&mut table, path, flag, value)?;
+    }
+    Ok(table)
+}
+
+/// Reads and checks the whole configuration.
+///
+/// # Errors
+/// Any [`ConfigError`].
+pub fn load(sources: &Sources<'_>) -> Result<Config, ConfigError> {
+    let table = merged(sources)?;
+    let raw: Raw = Value::Table(table).try_into().map_err(|source| ConfigError::Shape(Box::new(source)))?;
+    check(raw, sources.variable)
+}
+
+fn check(raw: Raw, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, ConfigError> {
+    let listen = raw.listen.parse().map_err(|_| ConfigError::Value {
+        key: "listen",
+        reason: format!(
+            "is {:?}; write an IP address and a port, e.g. 127.0.0.1:8080 or [::]:8080",
+            raw.listen
+        ),
+    })?;
+    if !raw.redis_url.is_empty() {
+        return Err(ConfigError::Value {
+            key: "redis_url",
+            reason:
+                "is set, but the Redis ledger is not in this release; unset NULLSPEND_REDIS_URL to use the \
+                     in-process ledger on one machine"
+                    .into(),
+        });
+    }
+    let max_body_bytes = ranged("limits.max_body_bytes", raw.limits.max_body_bytes, 65_536, 1 << 30)?;
+    Ok(Config {
+        listen,
+        data_dir: data_dir(&raw.data_dir, variable)?,
+        database_url: database_url(raw.database_url)?,
+        bootstrap_key: bootstrap_key(raw.bootstrap_key)?,
+        log: raw.log,
+        envoy: envoy_settings(&raw.envoy)?,
+        max_body_bytes,
+        max_bodies_in_flight_bytes: ranged(
+            "limits.max_bodies_in_flight_bytes",
+            raw.limits.max_bodies_in_flight_bytes,
+            i64::from(max_body_bytes),
+            1 << 40,
+        )?,
+        shutdown_grace: millis("shutdown.grace_ms", raw.shutdown.grace_ms, 0, 86_400_000)?,
+        lease_ms: ranged("ledger.lease_ms", raw.ledger.lease_ms, 1_000, 3_600_000)?,
+        spool: spool_settings(&raw.spool)?,
+        upstreams: upstreams::check(raw.upstreams)?,
+    })
+}
+
+fn envoy_settings(raw: &RawEnvoy) -> Result<EnvoySettings, ConfigError> {
+    let access_log = match raw.access_log.as_str() {
+        "file" => AccessLog::File,
+        "stdout" => AccessLog::Stdout,
+        "off" => AccessLog::Off,
+        other => {
+            let reason = format!("is {other:?}; write \"file\", \"stdout\" or \"off\"");
+            return Err(ConfigError::Value { key: "envoy.access_log", reason });
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Ok(EnvoySettings {
+        binary: (!raw.binary.is_empty()).then(|| PathBuf::from(&raw.binary)),
+        concurrency: match ranged("envoy.concurrency", raw.concurrency, 0, 1_024)? {
+            0 => (cores / 2).max(1),
+            threads => threads,
+        },
+        access_log,
+        max_connections: ranged("envoy.max_connections", raw.max_connections, 1, 10_000_000)?,
+        ca_file: PathBuf::from(&raw.ca_file),
+    })
+}
+
+fn spool_settings(raw: &RawSpool) -> Result<SpoolSettings, ConfigError> {
+    let interval = millis("spool.fsync_interval_ms", raw.fsync_interval_ms, 1, 60_000)?;
+    let fsync = match raw.fsync.as_str() {
+        "always" => Fsync::Always,
+        "interval" => Fsync::Interval(interval),
+        "never" => Fsync::Never,
+        other => {
+            let reason = format!("is {other:?}; write \"always\", \"interval\" or \"never\"");
+            return Err(ConfigError::Value { key: "spool.fsync", reason });
+        }
+    };
+    let max_bytes = ranged("spool.max_bytes", raw.max_bytes, 64 << 20, i64::MAX)?;
+    Ok(SpoolSettings { fsync, max_bytes })
+}
+
+fn data_dir(text: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<PathBuf, ConfigError> {
+    let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let chosen = if text.is_empty() {
+        set("XDG_DATA_HOME")
+            .or_else(|| set("HOME").map(|home| home.join(".local/share")))
+            .map(|base| base.join("nullspend"))
+    } else {
+        Some(PathBuf::from(text))
+    };
+    let chosen = chosen.ok_or_else(|| ConfigError::Value {
+        key: "data_dir",
+        reason:
+            "is not set, and there is neither XDG_DATA_HOME nor HOME to place it in; set NULLSPEND_DATA_DIR"
+                .into(),
+    })?;
+    std::path::absolute(&chosen).map_err(|source| ConfigError::Read { file: chosen, source })
+}
+
+fn database_url(text: String) -> Result<Option<SecretString>, ConfigError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let known = ["postgres://", "postgresql://", "sqlite:"];
+    if !known.iter().any(|scheme| text.starts_with(scheme)) {
+        // The text is not shown: it may be a password in the wrong place.
+        let reason = "must begin with postgres:// (or postgresql://) or sqlite:".into();
+        return Err(ConfigError::Value { key: "database_url", reason });
+    }
+    Ok(Some(SecretString::from(text)))
+}
+
+fn bootstrap_key(text: String) -> Result<Option<SecretString>, ConfigError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let hex = text.strip_prefix("ns_live_sk_").unwrap_or_default();
+    if hex.len() != 32 || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        let reason =
+            "must be ns_live_sk_ and 32 lower-case hex digits, e.g. from `openssl rand -hex 16`".into();
+        return Err(ConfigError::Value { key: "bootstrap_key", reason });
+    }
+    Ok(Some(SecretString::from(text)))
+}
+
+fn millis(key: &'static str, value: i64, least: i64, most: i64) -> Result<Duration, ConfigError> {
+    ranged(key, value, least, most).map(Duration::from_millis)
+}
+
+fn ranged<T: TryFrom<i64>>(key: &'static str, value: i64, least: i64, most: i64) -> Result<T, ConfigError> {
+    let fits = if (least..=most).contains(&value) { T::try_from(value).ok() } else { None };
+    fits.ok_or_else(|| ConfigError::Value {
+        key,
+        reason: format!("is {value}; it must be {least} to {most}"),
+    })
+}
+
+#[cfg(test)]
+mod tests;
