@@ -1,3 +1,5 @@
 //! The nullspend program.
 mod config;
+mod envoy;
+mod paths;
 fn main() {}
