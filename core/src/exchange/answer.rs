@@ -79,6 +79,13 @@ pub enum Refusal {
     Overloaded,
     /// 503 `budget_unavailable`: the ledger cannot decide; fail closed.
     BudgetUnavailable,
+    /// `upstream_error`: Envoy answered in the provider's stead.
+    ProviderUnreachable {
+        /// Envoy's status.
+        status: u16,
+        /// Whether the request may have reached the provider.
+        maybe_sent: bool,
+    },
 }
 
 impl Refusal {
@@ -145,6 +152,16 @@ impl Refusal {
                 "the budget ledger cannot decide now, and nothing is forwarded undecided; try again".into(),
                 Value::Null,
             ),
+            Self::ProviderUnreachable { status, maybe_sent: false } => {
+                (*status, "upstream_error", "the provider cannot be reached; nothing was charged".into(), Value::Null)
+            }
+            Self::ProviderUnreachable { status, maybe_sent: true } => (
+                *status,
+                "upstream_error",
+                "the provider broke off before it answered; it may bill the call, so its bound was charged as an estimate"
+                    .into(),
+                Value::Null,
+            ),
         }
     }
 
@@ -159,7 +176,7 @@ impl Refusal {
         };
         let mut headers = Vec::new();
         match status {
-            503 => headers.push(("retry-after", "1".to_owned())),
+            500.. => headers.push(("retry-after", "1".to_owned())),
             // Both provider SDKs would repeat some of these; nothing changes until the caller does.
             _ => headers.push(("x-should-retry", "false".to_owned())),
         }

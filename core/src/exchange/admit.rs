@@ -1,0 +1,336 @@
+//! From body to verdict: parse, mandate, price, bound, reserve (design §5.2 to §5.4).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    Answered, AwaitingBody, Call, Moment, Settings,
+    answer::{Answer, BudgetDenial, Refusal},
+    head::Warning,
+};
+use crate::{
+    attempt::{AttemptStub, BudgetCharge, BudgetStatus},
+    bound::{Bound, bound},
+    ledger::{Balance, LedgerUnavailable, MAX_SCOPES, Reserve, ReserveOutcome, Scope, scope_for},
+    money::{MAX_EVENT, Nanos},
+    policy::{BudgetRule, Policy},
+    price::{Catalogue, Lookup, Priced},
+    request::RequestView,
+};
+
+/// What a body leads to.
+#[derive(Debug)]
+pub enum Admission {
+    /// Refused.
+    Answer(Box<Answered>),
+    /// Budgets match: take the bound out of them.
+    Reserve(Box<Reserving>),
+    /// No budget matches: nothing to hold.
+    Open(Box<Opening>),
+}
+
+/// What the ledger's answer leads to.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Refused.
+    Answer(Box<Answered>),
+    /// Held.
+    Open(Box<Opening>),
+    /// The ledger knows a newer limit: wait for the policy to reach `revision`, then [`Reserving::again`].
+    Refresh {
+        /// The stage, to go on with.
+        reserving: Box<Reserving>,
+        /// What the policy must reach.
+        revision: u64,
+    },
+    /// The ledger's clock stands at `now_ms`, in another window: [`Reserving::again`] with it.
+    Rewindow {
+        /// The stage, to go on with.
+        reserving: Box<Reserving>,
+        /// The ledger's time.
+        now_ms: i64,
+    },
+}
+
+/// What is known after the body.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) call: Call,
+    pub(super) view: RequestView,
+    pub(super) price: Option<Priced>,
+    pub(super) price_version: String,
+    /// `None` for a model without a price, whose organisation chose a flat hold.
+    pub(super) bound: Option<Bound>,
+    pub(super) hold: Nanos,
+    pub(super) body_at: Moment,
+}
+
+/// A bound that wants to be taken out of the matched budgets.
+#[derive(Debug)]
+pub struct Reserving {
+    admitted: Admitted,
+    rules: Vec<Arc<BudgetRule>>,
+    scopes: Vec<Scope>,
+    retries: u8,
+}
+
+/// The ledger may disagree once about limits and once about the window.
+const RETRIES_MAX: u8 = 2;
+
+/// Everything is held: the spool's `opened` record comes next, then [`Opening::opened`].
+#[derive(Debug)]
+pub struct Opening {
+    pub(super) admitted: Admitted,
+    /// The record to write before anything is forwarded.
+    pub stub: AttemptStub,
+    /// The tightest matched budget, for headers.
+    pub(super) tightest: Option<(Arc<BudgetRule>, Balance)>,
+}
+
+impl AwaitingBody {
+    /// Decides what a body needs before it may be forwarded.
+    #[must_use]
+    pub fn body(
+        self,
+        settings: &Settings,
+        catalogue: &Arc<Catalogue>,
+        body: &[u8],
+        now: Moment,
+    ) -> Admission {
+        let Self { call, policy } = self;
+        if body.len() > settings.max_body_bytes {
+            return call.refuse(&Refusal::TooLarge { max_bytes: settings.max_body_bytes });
+        }
+        let view = match RequestView::parse(call.api, body) {
+            Ok(view) => view,
+            Err(bad) => return call.refuse(&Refusal::BadRequest { message: bad.message, param: bad.param }),
+        };
+        let model = view.model.clone();
+        if let Some(allowed) = &call.key.allowed_models
+            && !allowed.contains(&model)
+        {
+            let refusal = Refusal::Mandate {
+                mandate: "allowed_models",
+                requested: model.clone(),
+                allowed: allowed.clone(),
+            };
+            return call.deny(&refusal, &model, now);
+        }
+        let (price, bound, hold) = match catalogue.lookup(&call.upstream.provider, &model, call.started.ms) {
+            Lookup::Priced(price) => {
+                let bound = bound(&price, &view);
+                let hold = bound.cost;
+                (Some(price), Some(bound), hold)
+            }
+            Lookup::Unpriced => match policy.org(call.key.org).unpriced_hold {
+                Some(hold) => (None, None, hold),
+                None => {
+                    let refusal = Refusal::InvalidModel {
+                        model: model.clone(),
+                        provider: call.upstream.provider.clone(),
+                    };
+                    return call.deny(&refusal, &model, now);
+                }
+            },
+        };
+        if hold > MAX_EVENT {
+            let message =
+                format!("this call may cost up to {hold}, more than one call may; lower max tokens or n");
+            return call.refuse(&Refusal::BadRequest { message, param: None });
+        }
+        let price_version = catalogue.version().to_owned();
+        let admitted = Admitted { call, view, price, price_version, bound, hold, body_at: now };
+        admitted.match_budgets(&policy, now.ms)
+    }
+}
+
+impl Call {
+    fn refuse(&self, refusal: &Refusal) -> Admission {
+        Admission::Answer(self.answered(refusal.answer(Some(self.api)), None))
+    }
+
+    /// A refusal by policy: it leaves a denial record.
+    fn deny(&self, refusal: &Refusal, model: &str, now: Moment) -> Admission {
+        let answer = refusal.answer(Some(self.api));
+        let denial = self.denial(&answer, model, Nanos::ZERO, now.ms);
+        Admission::Answer(self.answered(answer, Some(denial)))
+    }
+
+    fn answered(&self, mut answer: Answer, denial: Option<crate::attempt::Denial>) -> Box<Answered> {
+        answer.headers.extend(self.common_headers());
+        Box::new(Answered { answer, api: Some(self.api), denial })
+    }
+}
+
+impl Admitted {
+    fn match_budgets(self, policy: &Policy, now_ms: i64) -> Admission {
+        let attribution = &self.call.attribution;
+        let rules = policy.budgets_for(&self.call.key, &attribution.tags, attribution.customer.as_deref());
+        if rules.is_empty() {
+            return Admission::Open(Box::new(self.open(&[], BudgetStatus::Skipped, None)));
+        }
+        if rules.len() > MAX_SCOPES {
+            let message = format!(
+                "{} budgets match this call and at most {MAX_SCOPES} can be decided at once; delete some, or send fewer tags",
+                rules.len()
+            );
+            return self.call.refuse(&Refusal::BadRequest { message, param: None });
+        }
+        let scopes = rules.iter().map(|rule| scope_for(rule, now_ms)).collect();
+        Admission::Reserve(Box::new(Reserving { admitted: self, rules, scopes, retries: 0 }))
+    }
+
+    fn open(
+        self,
+        scopes: &[Scope],
+        budget_status: BudgetStatus,
+        tightest: Option<(Arc<BudgetRule>, Balance)>,
+    ) -> Opening {
+        let stub = self.stub(scopes, budget_status);
+        Opening { admitted: self, stub, tightest }
+    }
+
+    fn stub(&self, scopes: &[Scope], budget_status: BudgetStatus) -> AttemptStub {
+        let call = &self.call;
+        let charges = scopes
+            .iter()
+            .map(|scope| BudgetCharge { counter: scope.counter, window_end_ms: scope.window_end_ms })
+            .collect();
+        AttemptStub {
+            attempt: call.attempt,
+            org: call.key.org,
+            key: call.key.key,
+            user: call.key.user,
+            provider: call.upstream.provider.clone(),
+            model: self.view.model.clone(),
+            api: call.api,
+            upstream: call.upstream.name.clone(),
+            trace_id: call.trace_id.clone(),
+            session_id: call.session_id.clone(),
+            customer: call.attribution.customer.clone(),
+            action: call.action,
+            tags: call.attribution.tags.clone(),
+            started_at_ms: call.started.ms,
+            held: self.hold,
+            charges,
+            budget_status,
+            stream: self.view.stream,
+            unpriced: self.price.is_none(),
+            price_id: self.price.as_ref().map(|price| price.id().to_owned()),
+            price_version: self.price.as_ref().map(|_| self.price_version.clone()),
+        }
+    }
+}
+
+impl Reserving {
+    /// The ledger operation to carry out. `encode` turns the stub into the bytes that whoever sweeps the hold can read.
+    #[must_use]
+    pub fn reserve(&self, lease_ms: i64, encode: impl FnOnce(&AttemptStub) -> Bytes) -> Reserve {
+        Reserve {
+            hold: self.admitted.call.attempt,
+            org: self.admitted.call.key.org,
+            scopes: self.scopes.clone(),
+            amount: self.admitted.hold,
+            lease_ms,
+            stub: encode(&self.admitted.stub(&self.scopes, BudgetStatus::Approved)),
+        }
+    }
+
+    /// Goes on with the ledger's answer.
+    #[must_use]
+    pub fn reserved(
+        mut self: Box<Self>,
+        outcome: Result<ReserveOutcome, LedgerUnavailable>,
+        now: Moment,
+    ) -> Verdict {
+        match outcome {
+            Ok(ReserveOutcome::Reserved { balances, exceeded }) => {
+                let status =
+                    if exceeded.is_empty() { BudgetStatus::Approved } else { BudgetStatus::Exceeded };
+                if status == BudgetStatus::Exceeded {
+                    self.admitted.call.attribution.warnings.push(Warning::BudgetExceeded);
+                }
+                let tightest = tightest(&self.rules, &balances);
+                Verdict::Open(Box::new(self.admitted.open(&self.scopes, status, tightest)))
+            }
+            Ok(ReserveOutcome::Denied { scope, balances, retry_after_ms, .. }) => {
+                self.denied(scope, &balances, retry_after_ms, now)
+            }
+            Ok(ReserveOutcome::StalePolicy { revision, .. }) if self.retries < RETRIES_MAX => {
+                Verdict::Refresh { reserving: self, revision }
+            }
+            Ok(ReserveOutcome::WrongWindow { now_ms }) if self.retries < RETRIES_MAX => {
+                Verdict::Rewindow { reserving: self, now_ms }
+            }
+            // A further disagreement, or a hold of this id that we did not make: not ours to decide, so fail closed.
+            Ok(_) | Err(_) => self.unavailable(),
+        }
+    }
+
+    /// Matches budgets anew, for the retry that a stale policy or a wrong window allows.
+    #[must_use]
+    pub fn again(self: Box<Self>, policy: &Policy, now_ms: i64) -> Admission {
+        let retries = self.retries + 1;
+        match self.admitted.match_budgets(policy, now_ms) {
+            Admission::Reserve(mut reserving) => {
+                reserving.retries = retries;
+                Admission::Reserve(reserving)
+            }
+            other => other,
+        }
+    }
+
+    fn unavailable(&self) -> Verdict {
+        let call = &self.admitted.call;
+        Verdict::Answer(call.answered(Refusal::BudgetUnavailable.answer(Some(call.api)), None))
+    }
+
+    fn denied(
+        &self,
+        scope: usize,
+        balances: &[Balance],
+        retry_after_ms: Option<i64>,
+        now: Moment,
+    ) -> Verdict {
+        let (Some(rule), Some(&balance)) = (self.rules.get(scope), balances.get(scope)) else {
+            return self.unavailable();
+        };
+        let call = &self.admitted.call;
+        let denial = BudgetDenial { rule, balance, estimated: self.admitted.hold, retry_after_ms };
+        let mut answer = denial.answer(call.api);
+        let record = call.denial(&answer, &self.admitted.view.model, self.admitted.hold, now.ms);
+        if let Some((rule, balance)) = tightest(&self.rules, balances) {
+            answer.headers.extend(budget_headers(&rule, balance));
+        }
+        Verdict::Answer(call.answered(answer, Some(record)))
+    }
+}
+
+/// The matched budget with least left; ties by entity (contract §2.6).
+fn tightest(rules: &[Arc<BudgetRule>], balances: &[Balance]) -> Option<(Arc<BudgetRule>, Balance)> {
+    rules
+        .iter()
+        .zip(balances)
+        .min_by_key(|(rule, balance)| {
+            (balance.remaining().max(Nanos::ZERO), rule.entity.kind(), rule.entity.stored_id())
+        })
+        .map(|(rule, balance)| (Arc::clone(rule), *balance))
+}
+
+/// `X-NullSpend-Budget-*`: whole micro-dollars; what is left is rounded down, what is gone up.
+pub(super) fn budget_headers(rule: &BudgetRule, balance: Balance) -> [(&'static str, String); 4] {
+    let remaining = balance.remaining().max(Nanos::ZERO).0.div_euclid(1000);
+    let spent = Nanos::from_pico_ceil(i128::from((balance.settled + balance.held).0)).0;
+    [
+        ("x-nullspend-budget-limit", balance.limit.microdollars_half_up().to_string()),
+        ("x-nullspend-budget-spent", spent.to_string()),
+        ("x-nullspend-budget-remaining", remaining.to_string()),
+        ("x-nullspend-budget-entity", ascii(&format!("{}:{}", rule.entity.kind(), rule.entity.shown_id()))),
+    ]
+}
+
+/// Header-safe text: tag values may hold anything.
+fn ascii(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect()
+}

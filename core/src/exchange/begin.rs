@@ -1,0 +1,211 @@
+//! From headers to an accepted call.
+
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    Answered, Call, Moment, Settings,
+    answer::Refusal,
+    head::{self, Headers, Route},
+};
+use crate::{
+    attempt::{Api, Denial},
+    id::AttemptId,
+    money::Nanos,
+    policy::{Policy, Role},
+};
+
+/// What a request's headers lead to.
+#[derive(Debug)]
+pub enum Begin {
+    /// Accepted so far; its body decides.
+    Body(Box<AwaitingBody>),
+    /// Refused.
+    Answer(Box<Answered>),
+    /// `GET /health`.
+    Health,
+    /// `GET /health/ready`.
+    Ready,
+}
+
+/// An accepted call whose body is still to come.
+#[derive(Debug)]
+pub struct AwaitingBody {
+    pub(super) call: Call,
+    pub(super) policy: Arc<Policy>,
+}
+
+impl AwaitingBody {
+    /// Notes how long the headers took, once they are answered.
+    pub fn headers_took(&mut self, now: Moment) {
+        self.call.head_us = now.us_since(self.call.started);
+    }
+}
+
+/// Accepts or refuses a request by its headers. `policy` is `None` while the data plane has never had one.
+#[must_use]
+pub fn begin(
+    settings: &Settings,
+    policy: Option<Arc<Policy>>,
+    headers: &Headers,
+    attempt: AttemptId,
+    now: Moment,
+) -> Begin {
+    let method = headers.get(":method").unwrap_or_default();
+    let path = headers.get(":path").unwrap_or_default();
+    let trace_id = head::trace_id(headers, || attempt.0.simple().to_string());
+    let api = match head::route(method, path) {
+        Route::Llm(api) => api,
+        Route::Health => return Begin::Health,
+        Route::Ready => return Begin::Ready,
+        Route::Unknown => return Begin::Answer(answered(&Refusal::NotFound, None, trace_id)),
+    };
+    let Some(policy) = policy else {
+        let message =
+            "this data plane has not yet received its policy from the control plane; try again".to_owned();
+        return Begin::Answer(answered(&Refusal::Unavailable { message }, Some(api), trace_id));
+    };
+    match accept(settings, &policy, headers, api, &trace_id, attempt, now) {
+        Ok(call) => Begin::Body(Box::new(AwaitingBody { call, policy })),
+        Err(refused) => {
+            let mut answered = answered(&refused.refusal, Some(api), trace_id);
+            answered.denial = refused.denial;
+            Begin::Answer(answered)
+        }
+    }
+}
+
+fn answered(refusal: &Refusal, api: Option<Api>, trace_id: String) -> Box<Answered> {
+    let mut answer = refusal.answer(api);
+    answer.headers.push(("x-nullspend-trace-id", trace_id));
+    Box::new(Answered { answer, api, denial: None })
+}
+
+/// A refusal on the way, with the record it leaves.
+struct Refused {
+    refusal: Refusal,
+    denial: Option<Denial>,
+}
+
+impl From<Refusal> for Box<Refused> {
+    fn from(refusal: Refusal) -> Self {
+        Self::new(Refused { refusal, denial: None })
+    }
+}
+
+fn accept(
+    settings: &Settings,
+    policy: &Policy,
+    headers: &Headers,
+    api: Api,
+    trace_id: &str,
+    attempt: AttemptId,
+    now: Moment,
+) -> Result<Call, Box<Refused>> {
+    // Two key headers would let a proxy in front and this one disagree on who calls.
+    let raw_key = headers.raw("x-nullspend-key").filter(|_| headers.count("x-nullspend-key") == 1);
+    let sha256: [u8; 32] = Sha256::digest(raw_key.ok_or(Refusal::Unauthorized)?).into();
+    let key = policy.key(&sha256).ok_or(Refusal::Unauthorized)?;
+    if key.role != Role::Agent {
+        return Err(Refusal::NotAnAgent { role: key.role.as_str() }.into());
+    }
+    check_body_headers(settings, headers)?;
+    let session_id = head::session_id(headers).map_err(bad_request)?;
+    let attribution = head::attribution(headers, key).map_err(bad_request)?;
+    let upstream = settings
+        .upstreams
+        .choose(api, headers.get("x-nullspend-upstream"))
+        .map_err(|allowed| Refusal::InvalidUpstream { allowed })?;
+    let call = Call {
+        attempt,
+        api,
+        key: Arc::clone(key),
+        trace_id: trace_id.to_owned(),
+        session_id,
+        action: head::action_id(headers),
+        attribution,
+        version: head::version(headers, key).to_owned(),
+        upstream: upstream.clone(),
+        private_headers: private_headers(headers),
+        started: now,
+        head_us: 0,
+    };
+    if let Some(allowed) = &key.allowed_providers
+        && !allowed.contains(&call.upstream.provider)
+    {
+        let refusal = Refusal::Mandate {
+            mandate: "allowed_providers",
+            requested: call.upstream.provider.clone(),
+            allowed: allowed.clone(),
+        };
+        let denial = call.denial(&refusal.answer(Some(api)), "", Nanos::ZERO, now.ms);
+        return Err(Box::new(Refused { refusal, denial: Some(denial) }));
+    }
+    Ok(call)
+}
+
+fn bad_request(message: String) -> Refusal {
+    Refusal::BadRequest { message, param: None }
+}
+
+/// The body will be JSON, uncompressed and not too large, or the request stops here.
+fn check_body_headers(settings: &Settings, headers: &Headers) -> Result<(), Refusal> {
+    let json = headers.get("content-type").is_none_or(|value| {
+        let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+    });
+    if !json {
+        return Err(bad_request("send the body as content-type application/json".to_owned()));
+    }
+    let plain =
+        headers.get("content-encoding").is_none_or(|value| value.trim().eq_ignore_ascii_case("identity"));
+    if !plain {
+        return Err(bad_request(
+            "send the body without content-encoding; it must be readable to be bounded".to_owned(),
+        ));
+    }
+    let length = headers.get("content-length").and_then(|value| value.parse::<u64>().ok());
+    if length.is_some_and(|length| length > settings.max_body_bytes as u64) {
+        return Err(Refusal::TooLarge { max_bytes: settings.max_body_bytes });
+    }
+    Ok(())
+}
+
+/// Ours and the cookie: none of a provider's business.
+fn private_headers(headers: &Headers) -> Vec<String> {
+    let private =
+        |name: &str| name.starts_with("x-nullspend-") || name == "nullspend-version" || name == "cookie";
+    let mut names: Vec<String> =
+        headers.0.iter().map(|(name, _)| name).filter(|name| private(name)).cloned().collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+impl Call {
+    /// The record of this call's refusal.
+    pub(super) fn denial(
+        &self,
+        answer: &super::answer::Answer,
+        model: &str,
+        estimated: Nanos,
+        at_ms: i64,
+    ) -> Denial {
+        Denial {
+            attempt: self.attempt,
+            org: self.key.org,
+            key: self.key.key,
+            at_ms,
+            code: answer.code,
+            provider: self.upstream.provider.clone(),
+            model: model.chars().take(200).collect(),
+            trace_id: self.trace_id.clone(),
+            session_id: self.session_id.clone(),
+            customer: self.attribution.customer.clone(),
+            tags: self.attribution.tags.clone(),
+            estimated,
+            details_json: answer.details.to_string(),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! From the answer's end to the attempt's one event (design §5.7).
+
+use std::collections::BTreeMap;
+
+use super::{Forwarded, Moment, Origin, admit::Admitted};
+use crate::{
+    attempt::{Closing, Ending, Measurement},
+    cost::Cost,
+    price::{Catalogue, Lookup},
+    settle::{Charge, settle, unseen},
+    tokenizer,
+    usage::{Metered, Terminal, UsageState},
+};
+
+/// How the host saw the request end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The answer's last byte passed.
+    Complete,
+    /// The stream of messages broke before the answer's end: the client left, or the provider reset.
+    Broken,
+    /// The host knows that the request was never forwarded.
+    NotForwarded,
+}
+
+/// What the attempt comes to.
+struct Outcome {
+    ending: Ending,
+    charge: Charge,
+    metered: Option<Metered>,
+    price_id: Option<String>,
+}
+
+impl Outcome {
+    /// Costs nothing: it did not reach the provider, or the provider refused it.
+    fn free(ending: Ending) -> Self {
+        let charge = Charge { cost: Cost::default(), measurement: Measurement::Exact, whole_hold: false };
+        Self { ending, charge, metered: None, price_id: None }
+    }
+}
+
+impl Forwarded {
+    /// Settles the attempt: together with [`Forwarded::stub`], its event.
+    #[must_use]
+    pub fn close(mut self, end: End, catalogue: &std::sync::Arc<Catalogue>, now: Moment) -> Closing {
+        let outcome = self.outcome(end, catalogue);
+        let system_tags = self.system_tags(end, &outcome);
+        let received = self.received;
+        let Outcome { ending, charge, metered, price_id } = outcome;
+        let ms_since_forward =
+            |at: Moment| i64::try_from(at.us_since(self.forwarded_at) / 1000).unwrap_or(i64::MAX);
+        let (served_model, stop_reason) =
+            metered.map(|m| (m.served_model, m.stop_reason)).unwrap_or_default();
+        let overhead_us = self.admitted.call.head_us + self.forwarded_at.us_since(self.admitted.body_at);
+        Closing {
+            ended_at_ms: now.ms.max(self.stub.started_at_ms),
+            cost: charge.cost.nanos,
+            measurement: charge.measurement,
+            ending,
+            status_code: received.as_ref().map_or(0, |r| r.status),
+            provider_request_id: received.as_ref().and_then(|r| r.provider_request_id.clone()),
+            served_model,
+            price_id,
+            stop_reason,
+            tokens: charge.cost.tokens,
+            parts: charge.cost.parts,
+            upstream_ms: ms_since_forward(now),
+            ttfb_ms: self.first_byte_at.map(ms_since_forward),
+            overhead_us: i64::try_from(overhead_us).unwrap_or(i64::MAX),
+            system_tags,
+        }
+    }
+
+    fn outcome(&mut self, end: End, catalogue: &std::sync::Arc<Catalogue>) -> Outcome {
+        if end == End::NotForwarded {
+            return Outcome::free(Ending::Aborted);
+        }
+        let Some(received) = &self.received else {
+            // The client left while the provider was silent: it may go on and bill all of it.
+            return Outcome { ending: Ending::Aborted, ..self.whole_hold(None) };
+        };
+        match received.origin {
+            Origin::NotSent => return Outcome::free(Ending::Unreachable),
+            Origin::MaybeSent => return Outcome { ending: Ending::Unreachable, ..self.whole_hold(None) },
+            Origin::Provider => {}
+        }
+        let Some(meter) = self.meter.take() else { return Outcome::free(Ending::ProviderError) };
+        let metered = meter.finish();
+        let ending = if end == End::Complete { Ending::Complete } else { Ending::Aborted };
+        self.metered(ending, metered, catalogue)
+    }
+
+    /// An answer that a 2xx status began.
+    fn metered(&self, ending: Ending, metered: Metered, catalogue: &std::sync::Arc<Catalogue>) -> Outcome {
+        let Admitted { call, view, price, bound, .. } = &self.admitted;
+        let (Some(requested), Some(bound)) = (price, bound) else {
+            return Outcome { ending, ..self.whole_hold(Some(metered)) };
+        };
+        // The model in the answer decides the price, the one in the request the hold.
+        let served = metered.served_model.as_deref().and_then(|model| {
+            match catalogue.lookup(&call.upstream.provider, model, call.started.ms) {
+                Lookup::Priced(priced) => Some(priced),
+                Lookup::Unpriced => None,
+            }
+        });
+        let priced = served.as_ref().unwrap_or(requested);
+        let prompt_tokens = match (&metered.usage, &self.prompt) {
+            (None, Some(body)) => {
+                Some(tokenizer::scale(priced, tokenizer::count(&String::from_utf8_lossy(body))))
+            }
+            _ => None,
+        };
+        let charge = settle(priced, view, bound, self.stub.held, &metered, prompt_tokens);
+        Outcome { ending, charge, metered: Some(metered), price_id: Some(priced.id().to_owned()) }
+    }
+
+    fn whole_hold(&self, metered: Option<Metered>) -> Outcome {
+        Outcome { ending: Ending::Complete, charge: unseen(self.stub.held), metered, price_id: None }
+    }
+
+    /// `_ns_*` tags of contract §3.4.
+    fn system_tags(&self, end: End, outcome: &Outcome) -> BTreeMap<String, String> {
+        let view = &self.admitted.view;
+        let tokens = &outcome.charge.cost.tokens;
+        let flag = |set: bool| set.then(|| "true".to_owned());
+        let positive = |count: i64| (count > 0).then(|| count.to_string());
+        let usage_missing = outcome.metered.as_ref().is_some_and(|m| m.usage_state == UsageState::Missing);
+        let failed = outcome
+            .metered
+            .as_ref()
+            .is_some_and(|m| matches!(m.terminal, Terminal::Error | Terminal::Failed));
+        let candidates = [
+            ("_ns_estimated", flag(outcome.charge.measurement == Measurement::Estimated)),
+            ("_ns_no_usage", flag(usage_missing)),
+            ("_ns_cancelled", flag(end == End::Broken)),
+            ("_ns_provider_failed", flag(failed)),
+            ("_ns_whole_hold", flag(outcome.charge.whole_hold)),
+            ("_ns_unpriced", flag(self.stub.unpriced)),
+            ("_ns_long_context", flag(outcome.charge.cost.long_context)),
+            ("_ns_max_tokens", view.max_output.map(|max| max.to_string())),
+            ("_ns_temperature", view.temperature.clone()),
+            ("_ns_tool_count", positive(i64::try_from(view.tools).unwrap_or(i64::MAX))),
+            ("_ns_cache_write_tokens", positive(tokens.cache_write)),
+            ("_ns_cache_read_tokens", positive(tokens.cached_input)),
+        ];
+        let limits =
+            self.received.iter().flat_map(|r| &r.rate_limits).map(|(tag, value)| (*tag, Some(value.clone())));
+        candidates
+            .into_iter()
+            .chain(limits)
+            .filter_map(|(tag, value)| Some((tag.to_owned(), value?)))
+            .collect()
+    }
+}

@@ -1,0 +1,324 @@
+//! From forwarding to the answer's last byte (design §5.5 and §5.6). Bytes pass untouched but for the one frame that
+//! we asked for in the client's stead.
+
+use std::sync::Arc;
+
+use super::{
+    Call, Moment, Opening,
+    admit::{Admitted, budget_headers},
+    answer::Refusal,
+    head::Headers,
+};
+use crate::{
+    attempt::{Api, AttemptStub},
+    ledger::Balance,
+    policy::BudgetRule,
+    request::CacheAsked,
+    usage::{BodyKind, Meter, StripUsageFrame},
+};
+
+/// How the host forwards the request.
+#[derive(Debug)]
+pub struct Forward {
+    /// The Envoy cluster.
+    pub cluster: String,
+    /// `:path` for the provider.
+    pub path: String,
+    /// `:authority` for the provider.
+    pub authority: String,
+    /// Headers to remove.
+    pub remove_headers: Vec<String>,
+    /// The body, where it differs from what the client sent.
+    pub body: Option<Vec<u8>>,
+}
+
+/// Who made the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The provider.
+    Provider,
+    /// Envoy, without having reached the provider.
+    NotSent,
+    /// Envoy, after the request may have reached the provider.
+    MaybeSent,
+}
+
+impl Origin {
+    /// Reads Envoy's `response.code_details`.
+    ///
+    /// `via_upstream` is the provider's own answer. Failures to connect, and refusals before a connection was chosen,
+    /// never reached it. Everything else (reset after sending, time-outs, unknown words) may have.
+    #[must_use]
+    pub fn of_code_details(details: &str) -> Self {
+        const NOT_SENT: [&str; 8] = [
+            "remote_connection_failure",
+            "local_connection_failure",
+            "connection_timeout",
+            "no_healthy_upstream",
+            "cluster_not_found",
+            "route_not_found",
+            "upstream_max_connections",
+            "{overflow}",
+        ];
+        match details {
+            "via_upstream" => Self::Provider,
+            _ if NOT_SENT.iter().any(|word| details.contains(word)) => Self::NotSent,
+            _ => Self::MaybeSent,
+        }
+    }
+}
+
+/// Larger prompts are not kept for counting; their bound stands in.
+const PROMPT_KEPT_MAX_BYTES: usize = 256 << 10;
+
+/// Changes to the answer's headers.
+#[derive(Debug, Default)]
+pub struct ResponseHead {
+    /// Set, replacing what the provider sent.
+    pub set: Vec<(&'static str, String)>,
+}
+
+/// What the provider's headers said.
+#[derive(Clone, Debug)]
+pub(super) struct Received {
+    pub(super) status: u16,
+    pub(super) origin: Origin,
+    pub(super) provider_request_id: Option<String>,
+    pub(super) rate_limits: Vec<(&'static str, String)>,
+}
+
+/// A forwarded request: watch the answer, then [`Forwarded::close`].
+#[derive(Debug)]
+pub struct Forwarded {
+    pub(super) admitted: Admitted,
+    pub(super) stub: AttemptStub,
+    pub(super) tightest: Option<(Arc<BudgetRule>, Balance)>,
+    pub(super) forwarded_at: Moment,
+    pub(super) received: Option<Received>,
+    pub(super) meter: Option<Meter>,
+    pub(super) first_byte_at: Option<Moment>,
+    strip: Option<StripUsageFrame>,
+    injected_usage: bool,
+    /// The prompt, to be counted if the stream breaks before it tells its usage.
+    pub(super) prompt: Option<Vec<u8>>,
+    /// Replaces the body of an answer that Envoy made; empty once sent.
+    stand_in: Option<Vec<u8>>,
+}
+
+impl Opening {
+    /// The `opened` record is written: forward. `body` is what the client sent.
+    #[must_use]
+    pub fn opened(self, body: Vec<u8>, now: Moment) -> (Forward, Forwarded) {
+        let Self { admitted, stub, tightest } = self;
+        let call = &admitted.call;
+        let injected = call.upstream.inject_usage.then(|| admitted.view.with_include_usage(&body)).flatten();
+        // Anthropic's streams tell the input first; OpenAI's tell it last, or never.
+        let keep =
+            admitted.view.stream && call.api != Api::AnthropicMessages && body.len() <= PROMPT_KEPT_MAX_BYTES;
+        let forward = Forward {
+            cluster: call.upstream.name.clone(),
+            path: call.upstream.path(call.api),
+            authority: call.upstream.authority.clone(),
+            remove_headers: call.private_headers.clone(),
+            body: injected,
+        };
+        let injected_usage = forward.body.is_some();
+        let forwarded = Forwarded {
+            admitted,
+            stub,
+            tightest,
+            forwarded_at: now,
+            received: None,
+            meter: None,
+            first_byte_at: None,
+            strip: None,
+            injected_usage,
+            stand_in: None,
+            prompt: keep.then_some(body),
+        };
+        (forward, forwarded)
+    }
+
+    /// The `opened` record could not be written: nothing was forwarded, the hold must be settled at 0.
+    #[must_use]
+    pub fn not_opened(&self) -> Box<super::Answered> {
+        let call = &self.admitted.call;
+        let message = "the data plane cannot write its spool, and nothing is forwarded unrecorded; try again"
+            .to_owned();
+        let mut answer = super::answer::Refusal::Unavailable { message }.answer(Some(call.api));
+        answer.headers.extend(call.common_headers());
+        Box::new(super::Answered { answer, api: Some(call.api), denial: None })
+    }
+}
+
+impl Forwarded {
+    /// Who calls, and for what.
+    #[must_use]
+    pub fn call(&self) -> &Call {
+        &self.admitted.call
+    }
+
+    /// The record that was opened.
+    #[must_use]
+    pub fn stub(&self) -> &AttemptStub {
+        &self.stub
+    }
+
+    /// Microseconds the product spent before forwarding, waiting for the client's body left out.
+    #[must_use]
+    pub fn overhead_us(&self) -> u64 {
+        self.admitted.call.head_us + self.forwarded_at.us_since(self.admitted.body_at)
+    }
+
+    /// The answer's headers came.
+    pub fn response_head(&mut self, headers: &Headers, origin: Origin, now: Moment) -> ResponseHead {
+        let status = headers.get(":status").and_then(|status| status.parse().ok()).unwrap_or(0);
+        let streamed = headers.get("content-type").is_some_and(is_event_stream);
+        let ok = (200..300).contains(&status) && origin == Origin::Provider;
+        if ok {
+            let kind = if streamed { BodyKind::Sse } else { BodyKind::Json };
+            let meter = Meter::new(self.call().api, &self.call().upstream.provider, kind);
+            self.meter = Some(meter.with_long_cache(self.admitted.view.cache == CacheAsked::Long));
+            self.strip = (self.injected_usage && streamed).then(StripUsageFrame::default);
+        }
+        let request_id = ["x-request-id", "request-id"].into_iter().find_map(|name| headers.get(name));
+        let received = Received {
+            status,
+            origin,
+            provider_request_id: request_id.map(|id| id.chars().take(200).collect()),
+            rate_limits: rate_limits(headers),
+        };
+        let mut set = self.call().common_headers();
+        set.extend(self.own_headers(now, streamed, ok));
+        if headers.get("x-request-id").is_none()
+            && let Some(id) = headers.get("request-id")
+        {
+            set.push(("x-request-id", id.to_owned()));
+        }
+        if origin != Origin::Provider {
+            let refusal = Refusal::ProviderUnreachable { status, maybe_sent: origin == Origin::MaybeSent };
+            let answer = refusal.answer(Some(self.call().api));
+            set.extend(answer.headers);
+            set.push(("content-type", "application/json".to_owned()));
+            self.stand_in = Some(answer.body);
+        }
+        self.received = Some(received);
+        ResponseHead { set }
+    }
+
+    /// Contract §2.6.
+    fn own_headers(&self, now: Moment, streamed: bool, ok: bool) -> Vec<(&'static str, String)> {
+        let call = self.call();
+        let overhead_us = self.overhead_us();
+        let upstream_us = now.us_since(self.forwarded_at);
+        let mut set = vec![
+            ("nullspend-version", call.version.clone()),
+            ("x-nullspend-overhead-ms", ((overhead_us + 500) / 1000).to_string()),
+            ("server-timing", self.server_timing(overhead_us, upstream_us, streamed)),
+        ];
+        if let Some(session) = &call.session_id {
+            set.push(("x-nullspend-session", session.clone()));
+        }
+        if ok && let Some((rule, balance)) = &self.tightest {
+            set.extend(budget_headers(rule, *balance));
+        }
+        if ok && streamed {
+            set.push(("cache-control", "no-cache, no-transform".to_owned()));
+            set.push(("x-accel-buffering", "no".to_owned()));
+        }
+        set
+    }
+
+    fn server_timing(&self, overhead_us: u64, upstream_us: u64, streamed: bool) -> String {
+        let ms = |us: u64| format!("{}.{:03}", us / 1000, us % 1000);
+        let mut entries = vec![
+            format!("preflight;dur={};desc=\"headers, key\"", ms(self.admitted.call.head_us)),
+            format!(
+                "budget;dur={};desc=\"body, bound, hold, record\"",
+                ms(self.forwarded_at.us_since(self.admitted.body_at))
+            ),
+        ];
+        if streamed {
+            entries.push(format!("ttfb;dur={};desc=\"provider's headers\"", ms(upstream_us)));
+        }
+        entries.push(format!("overhead;dur={};desc=\"NullSpend\"", ms(overhead_us)));
+        entries.push(format!("upstream;dur={};desc=\"provider\"", ms(upstream_us)));
+        entries.push(format!("total;dur={};desc=\"until headers\"", ms(overhead_us + upstream_us)));
+        entries.join(", ")
+    }
+
+    /// A piece of the answer's body came; gives what the client gets.
+    pub fn response_body(&mut self, chunk: Vec<u8>, end_of_stream: bool, now: Moment) -> Vec<u8> {
+        if !chunk.is_empty() && self.first_byte_at.is_none() {
+            self.first_byte_at = Some(now);
+        }
+        if let Some(body) = &mut self.stand_in {
+            return std::mem::take(body);
+        }
+        if let Some(meter) = &mut self.meter {
+            meter.push(&chunk);
+        }
+        let Some(mut strip) = self.strip.take() else { return chunk };
+        let mut out = strip.push(&chunk);
+        if end_of_stream {
+            out.extend(strip.finish());
+        } else {
+            self.strip = Some(strip);
+        }
+        out
+    }
+}
+
+fn is_event_stream(content_type: &str) -> bool {
+    content_type
+        .split(';')
+        .next()
+        .is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/event-stream"))
+}
+
+/// The provider's own limits, kept as system tags (contract §3.4).
+fn rate_limits(headers: &Headers) -> Vec<(&'static str, String)> {
+    const NAMES: [(&str, &str, &str); 2] = [
+        (
+            "_ns_ratelimit_remaining_requests",
+            "x-ratelimit-remaining-requests",
+            "anthropic-ratelimit-requests-remaining",
+        ),
+        (
+            "_ns_ratelimit_remaining_tokens",
+            "x-ratelimit-remaining-tokens",
+            "anthropic-ratelimit-tokens-remaining",
+        ),
+    ];
+    NAMES
+        .into_iter()
+        .filter_map(|(tag, openai, anthropic)| {
+            let value = headers.get(openai).or_else(|| headers.get(anthropic))?;
+            Some((tag, value.chars().take(64).collect()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_failures_to_connect_count_as_not_sent() {
+        for (details, origin) in [
+            ("via_upstream", Origin::Provider),
+            (
+                "upstream_reset_before_response_started{remote_connection_failure|delayed_connect_error:_Connection_refused}",
+                Origin::NotSent,
+            ),
+            ("upstream_reset_before_response_started{connection_timeout}", Origin::NotSent),
+            ("no_healthy_upstream", Origin::NotSent),
+            ("upstream_reset_before_response_started{connection_termination}", Origin::MaybeSent),
+            ("upstream_reset_before_response_started{remote_reset}", Origin::MaybeSent),
+            ("upstream_response_timeout", Origin::MaybeSent),
+            ("", Origin::MaybeSent),
+        ] {
+            assert_eq!(Origin::of_code_details(details), origin, "{details}");
+        }
+    }
+}
