@@ -130,3 +130,6 @@ fn ascii_json(tags: &std::collections::BTreeMap<String, String>) -> String {
     }
     safe
 }
+
+#[cfg(test)]
+mod tests;
