@@ -296,6 +296,17 @@ impl Spool {
         self.stats().oldest_at_ms.map_or(0, |at| now_ms.saturating_sub(at).max(0))
     }
 
+    /// Why a new attempt could not be recorded now; `None` when it could.
+    #[must_use]
+    pub fn refuses(&self) -> Option<String> {
+        let state = self.shared.state();
+        if let Some(reason) = state.stopped() {
+            return Some(SpoolError::Stopped { reason }.to_string());
+        }
+        let full = state.stats().bytes >= self.shared.config.max_bytes;
+        full.then(|| SpoolError::Full { path: self.shared.dir.clone() }.to_string())
+    }
+
     /// What waits, for metrics.
     #[must_use]
     pub fn stats(&self) -> SpoolStats {

@@ -1,0 +1,44 @@
+//! The admin socket: `GET /metrics`, for whoever may open the socket's file.
+
+use std::{convert::Infallible, io, sync::Arc};
+
+use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
+use http_body_util::Full;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::DataPlane;
+
+type Answer = Response<Full<bytes::Bytes>>;
+
+/// Serves scrapes until `stop`.
+pub async fn serve(listener: UnixListener, plane: Arc<DataPlane>, stop: CancellationToken) -> io::Result<()> {
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let (stream, _) = accepted?;
+        let plane = Arc::clone(&plane);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(request, Arc::clone(&plane)));
+            let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            // A scraper that hangs up is its own affair.
+            let _ = builder.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+    Ok(())
+}
+
+async fn answer(request: Request<Incoming>, plane: Arc<DataPlane>) -> Result<Answer, Infallible> {
+    let (status, kind, body) = match request.uri().path() {
+        "/metrics" => (
+            StatusCode::OK,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            plane.scrape().await,
+        ),
+        _ => (StatusCode::NOT_FOUND, "text/plain", "GET /metrics\n".to_owned()),
+    };
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    Ok(answer)
+}

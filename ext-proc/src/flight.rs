@@ -1,0 +1,157 @@
+//! A forwarded attempt: opened in the spool before anything leaves, closed there before the ledger settles, exactly
+//! once, whatever happens in between (design §5, durable order).
+
+use std::{sync::Arc, time::Duration};
+
+use nullspend_core::{
+    attempt::{AttemptStub, Closing},
+    exchange::{Answered, End, Forward, Forwarded, Moment, Opening, Origin, ResponseHead, head::Headers},
+    ledger::SettleOutcome,
+    money::Nanos,
+};
+use tracing::{error, warn};
+
+use crate::{DataPlane, convert, lease::Lease, plane::Entered};
+
+/// How long an answer's last byte waits for its settlement; afterwards the settlement goes on alone.
+const SETTLE_WAIT: Duration = Duration::from_millis(250);
+/// Between tries to write the spool or to reach the ledger.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// One attempt between `opened` and `closed`.
+pub struct Flight {
+    plane: Arc<DataPlane>,
+    forwarded: Option<Box<Forwarded>>,
+    lease: Option<Lease>,
+}
+
+impl Flight {
+    /// Writes `opened` and says how to forward.
+    ///
+    /// # Errors
+    /// The spool cannot be written: nothing may be forwarded, and the hold is released.
+    pub fn open(
+        plane: &Arc<DataPlane>,
+        opening: Box<Opening>,
+        body: Vec<u8>,
+    ) -> Result<(Self, Forward), Box<Answered>> {
+        if let Err(cause) = plane.spool.append(&convert::opened(&opening.stub)) {
+            error!(%cause, "the spool cannot be written; the request is refused");
+            let answered = opening.not_opened();
+            let plane = Arc::clone(plane);
+            tokio::spawn(async move { plane.release(&opening).await });
+            return Err(answered);
+        }
+        let held = !opening.stub.charges.is_empty();
+        let lease = held.then(|| plane.leases.keep(opening.stub.org, opening.stub.attempt));
+        let (forward, forwarded) = opening.opened(body, plane.now());
+        plane.metrics.added_latency(forwarded.overhead_us());
+        Ok((Self { plane: Arc::clone(plane), forwarded: Some(Box::new(forwarded)), lease }, forward))
+    }
+
+    /// The answer's headers came.
+    pub fn response_head(&mut self, headers: &Headers, origin: Origin, now: Moment) -> ResponseHead {
+        self.forwarded
+            .as_mut()
+            .map(|forwarded| forwarded.response_head(headers, origin, now))
+            .unwrap_or_default()
+    }
+
+    /// A piece of the answer's body came.
+    pub fn response_body(&mut self, chunk: Vec<u8>, end_of_stream: bool, now: Moment) -> Vec<u8> {
+        match &mut self.forwarded {
+            Some(forwarded) => forwarded.response_body(chunk, end_of_stream, now),
+            None => chunk,
+        }
+    }
+
+    /// Closes and settles. Returns when the ledger has settled, or after [`SETTLE_WAIT`].
+    pub async fn close(mut self, end: End) {
+        let Some(pending) = self.end(end) else { return };
+        let plane = Arc::clone(&self.plane);
+        let settling = tokio::spawn(pending.settle(plane));
+        // Elapsed is fine: the task goes on, and until it is done the hold keeps the money.
+        let _ = tokio::time::timeout(SETTLE_WAIT, settling).await;
+    }
+
+    fn end(&mut self, end: End) -> Option<Pending> {
+        let forwarded = self.forwarded.take()?;
+        let stub = forwarded.stub().clone();
+        let closing = forwarded.close(end, &self.plane.catalogue, self.plane.now());
+        self.plane.metrics.request(stub.api, closing.status_code, closing.ending);
+        self.plane.metrics.event(closing.measurement, stub.unpriced);
+        Some(Pending { stub, closing, lease: self.lease.take(), _entered: self.plane.enter() })
+    }
+}
+
+impl Drop for Flight {
+    /// A flight that nobody closed (the stream broke, a task panicked) is closed as broken.
+    fn drop(&mut self) {
+        if let Some(pending) = self.end(End::Broken) {
+            tokio::spawn(pending.settle(Arc::clone(&self.plane)));
+        }
+    }
+}
+
+/// An attempt whose end is known and must reach the spool, then the ledger.
+struct Pending {
+    stub: AttemptStub,
+    closing: Closing,
+    /// Renewed until the ledger has settled.
+    lease: Option<Lease>,
+    _entered: Entered,
+}
+
+impl Pending {
+    async fn settle(mut self, plane: Arc<DataPlane>) {
+        let mut revision = 1;
+        self.write(&plane, revision).await;
+        let hold = self.stub.attempt;
+        loop {
+            let settled = if self.stub.charges.is_empty() {
+                Ok(SettleOutcome::AlreadyDone)
+            } else {
+                plane.ledger.settle(self.stub.org, hold, self.closing.cost).await
+            };
+            match settled {
+                Ok(SettleOutcome::Settled { over_by }) => {
+                    plane.metrics.overage(over_by);
+                    break;
+                }
+                Ok(SettleOutcome::AlreadyDone) => break,
+                Ok(SettleOutcome::Lapsed { .. }) => {
+                    // The sweeper wrote a lapsed event: this is the truth that replaces it.
+                    revision = 2;
+                    self.write(&plane, revision).await;
+                    break;
+                }
+                Ok(SettleOutcome::Unknown) if self.closing.cost > Nanos::ZERO => {
+                    if plane.charge(&self.stub, self.closing.cost).await.is_ok() {
+                        break;
+                    }
+                }
+                Ok(SettleOutcome::Unknown) => break,
+                Ok(SettleOutcome::Invalid(misuse)) => {
+                    error!(%misuse, attempt = %hold, cost = %self.closing.cost, "the ledger refused a settlement; the hold will lapse");
+                    break;
+                }
+                Err(cause) => warn!(%cause, attempt = %hold, "settling will be tried again"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        drop(self.lease.take());
+        if plane.spool.append(&convert::settled(hold)).is_err() {
+            // Only a shortcut for the next start; settling twice changes nothing.
+            warn!(attempt = %hold, "the settled mark could not be written");
+        }
+    }
+
+    /// Nothing is settled before `closed` is written, so a full disk is waited for, with the hold in place.
+    async fn write(&self, plane: &DataPlane, revision: u32) {
+        let record = convert::closed(&self.stub, &self.closing, revision);
+        while let Err(cause) = plane.spool.append(&record) {
+            error!(%cause, attempt = %self.stub.attempt, "the spool cannot be written; closing will be tried again");
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}

@@ -1,0 +1,411 @@
+//! The data plane put together: built, recovered, served, drained.
+
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessorServer;
+use nullspend_core::{
+    attempt::AttemptStub,
+    clock::Clock,
+    exchange::{Answered, Moment, Opening, Reserving, Settings},
+    id::Ids,
+    ledger::{Charge, ChargeOutcome, Ledger, LedgerUnavailable, ReserveOutcome, Scope},
+    money::Nanos,
+    policy::{Enforcement, Policy},
+    price::Catalogue,
+};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::{Channel, Server};
+
+use crate::{
+    admin,
+    bodies::Bodies,
+    convert,
+    health::Readiness,
+    lease::{LeaseConfig, Leases},
+    metrics::{Metrics, Observed},
+    report::{self, Denials, ReportConfig, Reporter},
+    server::ExtProcService,
+    spool::{self, Replay, Spool, SpoolConfig, SpoolError},
+    watch::PolicyWatch,
+};
+
+/// How long a reserve may take before the request is answered 503 `budget_unavailable`: well under Envoy's time-out.
+const LEDGER_WAIT: Duration = Duration::from_millis(250);
+/// How long a stale policy is waited for.
+const POLICY_WAIT: Duration = Duration::from_secs(1);
+/// Denial records for each key and minute.
+const DENIALS_PER_MINUTE: u32 = 60;
+/// Windows of the HTTP/2 connection from Envoy: a 32 MiB body should not wait for many round trips.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
+/// Every request is a stream, and every client that leaves resets one: neither may end the connection.
+const STREAMS_MAX: u32 = 1 << 20;
+
+/// What a data plane is configured with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Upstreams, lease, body limit.
+    pub settings: Settings,
+    /// Where the spool lives.
+    pub spool_dir: PathBuf,
+    /// How the spool writes.
+    pub spool: SpoolConfig,
+    /// How records are reported.
+    pub report: ReportConfig,
+    /// How long holds live without renewal, and how often others are swept.
+    pub lease: LeaseConfig,
+    /// Request bodies held at once, in bytes.
+    pub max_bodies_in_flight_bytes: usize,
+    /// Refuse to run on policy older than this; `None` runs on (design law 7).
+    pub policy_max_age: Option<Duration>,
+}
+
+/// What a data plane is given.
+pub struct Deps {
+    /// The ledger.
+    pub ledger: Arc<dyn Ledger>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Identifiers.
+    pub ids: Arc<dyn Ids>,
+    /// Prices.
+    pub catalogue: Arc<Catalogue>,
+    /// The control plane's internal listener.
+    pub control_plane: Channel,
+}
+
+impl fmt::Debug for Deps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deps").finish_non_exhaustive()
+    }
+}
+
+/// A data plane that cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The spool cannot be opened.
+    #[error("open the spool")]
+    Spool(#[source] SpoolError),
+}
+
+/// A start that cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// Attempts of the last run cannot be closed.
+    #[error("close the attempts that the last run left open")]
+    Spool(#[source] SpoolError),
+    /// The control plane did not take what the spool holds.
+    #[error(
+        "{depth} records of the last run wait in the spool, and the control plane did not take them within {waited:?}"
+    )]
+    NotReported {
+        /// Records left.
+        depth: u64,
+        /// How long was waited.
+        waited: Duration,
+    },
+}
+
+/// A listener that failed for good.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Envoy's.
+    #[error("serve ext_proc")]
+    ExtProc(#[source] tonic::transport::Error),
+    /// The metrics'.
+    #[error("serve metrics")]
+    Admin(#[source] std::io::Error),
+}
+
+/// One data plane.
+pub struct DataPlane {
+    pub(crate) settings: Settings,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ids: Arc<dyn Ids>,
+    pub(crate) spool: Arc<Spool>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bodies: Arc<Bodies>,
+    denials: Denials,
+    watch: Arc<PolicyWatch>,
+    policy_max_age: Option<Duration>,
+    in_flight: AtomicUsize,
+    /// What the last run left behind, until [`DataPlane::recover`].
+    replay: Mutex<Replay>,
+    /// Reporter, policy watch and leases: they outlive the last request.
+    background: TaskTracker,
+    stop_background: CancellationToken,
+}
+
+impl fmt::Debug for DataPlane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DataPlane").field("in_flight", &self.in_flight()).finish_non_exhaustive()
+    }
+}
+
+/// Counts a request, or its settlement, from beginning to end.
+pub(crate) struct Entered(Arc<DataPlane>);
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl DataPlane {
+    /// Opens the spool, loads the last policy and starts the background tasks. Blocking for as long as the disk is.
+    ///
+    /// # Errors
+    /// [`BuildError`] names the part that failed.
+    pub fn build(config: Config, deps: Deps) -> Result<Arc<Self>, BuildError> {
+        let (spool, replay) =
+            Spool::open(&config.spool_dir, config.spool, deps.ids.as_ref()).map_err(BuildError::Spool)?;
+        let metrics = Arc::new(Metrics::new());
+        let watch = PolicyWatch::load(&spool, Arc::clone(&deps.clock), Arc::clone(&metrics));
+        let leases = Leases::new(
+            Arc::clone(&deps.ledger),
+            Arc::clone(&spool),
+            Arc::clone(&deps.clock),
+            Arc::clone(&metrics),
+            config.lease,
+        );
+        let reporter = Reporter::new(
+            Arc::clone(&spool),
+            deps.control_plane.clone(),
+            config.report,
+            Arc::clone(&metrics),
+        );
+        let background = TaskTracker::new();
+        let stop = CancellationToken::new();
+        background.spawn(reporter.run(stop.clone()));
+        background.spawn(Arc::clone(&watch).run(deps.control_plane, stop.clone()));
+        background.spawn(Arc::clone(&leases).run(stop.clone()));
+        background.close();
+        Ok(Arc::new(Self {
+            settings: config.settings,
+            catalogue: deps.catalogue,
+            ledger: deps.ledger,
+            clock: deps.clock,
+            ids: deps.ids,
+            spool,
+            leases,
+            metrics,
+            bodies: Bodies::new(config.max_bodies_in_flight_bytes),
+            denials: Denials::new(DENIALS_PER_MINUTE),
+            watch,
+            policy_max_age: config.policy_max_age,
+            in_flight: AtomicUsize::new(0),
+            replay: Mutex::new(replay),
+            background,
+            stop_background: stop,
+        }))
+    }
+
+    /// Closes what the last run left open and waits until the control plane has stored all of the spool (design §5,
+    /// "Start"). Only then may the ledger be loaded from the store.
+    ///
+    /// # Errors
+    /// The spool cannot be written, or the control plane does not take it within `deadline`.
+    pub async fn recover(&self, deadline: Duration) -> Result<(), RecoverError> {
+        let replay = std::mem::take(&mut *self.replay.lock().unwrap_or_else(PoisonError::into_inner));
+        let lapsed =
+            spool::recover(&replay, &self.spool, self.clock.as_ref()).map_err(RecoverError::Spool)?;
+        for closed in &lapsed {
+            let unpriced = closed.stub.as_ref().is_some_and(|stub| stub.unpriced);
+            self.metrics.event(nullspend_core::attempt::Measurement::Lapsed, unpriced);
+        }
+        if !lapsed.is_empty() || replay.torn_bytes > 0 || replay.damaged_places > 0 || replay.missing_seqs > 0
+        {
+            tracing::warn!(
+                lapsed = lapsed.len(),
+                torn_bytes = replay.torn_bytes,
+                damaged_places = replay.damaged_places,
+                missing_seqs = replay.missing_seqs,
+                "the last run ended in mid-flight"
+            );
+        }
+        if report::flush(&self.spool, deadline).await {
+            return Ok(());
+        }
+        Err(RecoverError::NotReported { depth: self.spool.depth(), waited: deadline })
+    }
+
+    /// Waits until a policy is in force.
+    pub async fn wait_for_policy(&self, timeout: Duration) -> bool {
+        self.watch.wait_until(|_| true, timeout).await
+    }
+
+    /// Serves Envoy on `ext_proc` and `/metrics` on `admin` until `stop`, then until the last request has ended.
+    ///
+    /// # Errors
+    /// When a listener fails for good.
+    pub async fn serve(
+        self: &Arc<Self>,
+        ext_proc: UnixListener,
+        admin: UnixListener,
+        stop: CancellationToken,
+    ) -> Result<(), ServeError> {
+        let max_message = self.settings.max_body_bytes.saturating_add(1 << 20);
+        let service = ExternalProcessorServer::new(ExtProcService(Arc::clone(self)))
+            .max_decoding_message_size(max_message)
+            .max_encoding_message_size(max_message);
+        let serving = Server::builder()
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_max_pending_accept_reset_streams(Some(STREAMS_MAX as usize))
+            .http2_max_local_error_reset_streams(Some(STREAMS_MAX as usize))
+            .add_service(service)
+            .serve_with_incoming_shutdown(UnixListenerStream::new(ext_proc), stop.clone().cancelled_owned());
+        let metrics = admin::serve(admin, Arc::clone(self), stop);
+        let (served, scraped) = tokio::join!(serving, metrics);
+        served.map_err(ServeError::ExtProc)?;
+        scraped.map_err(ServeError::Admin)
+    }
+
+    /// Waits until everything spooled so far is stored; false when `deadline` came first.
+    pub async fn flush(&self, deadline: Duration) -> bool {
+        report::flush(&self.spool, deadline).await
+    }
+
+    /// Ends the background tasks. Call it after [`DataPlane::flush`].
+    pub async fn stop(&self) {
+        self.stop_background.cancel();
+        self.background.wait().await;
+        if let Err(cause) = self.spool.tidy() {
+            tracing::warn!(%cause, "the spool could not be tidied");
+        }
+    }
+
+    /// The text of a metrics scrape.
+    pub(crate) async fn scrape(&self) -> String {
+        let holds = tokio::time::timeout(LEDGER_WAIT, self.ledger.open_holds()).await;
+        let policy = self.watch.current();
+        self.metrics.encode(&Observed {
+            spool: self.spool.stats(),
+            holds: holds.ok().and_then(Result::ok),
+            policy_age_ms: self.watch.age_ms(),
+            policy_revision: policy.revision,
+            policy_bad_rows: self.watch.bad_rows(),
+            policy_connected: self.watch.connected(),
+            now_ms: self.clock.now_ms(),
+        })
+    }
+
+    /// Both clocks.
+    pub(crate) fn now(&self) -> Moment {
+        Moment { ms: self.clock.now_ms(), us: self.clock.monotonic_us() }
+    }
+
+    /// Counts a request, or its settlement, in.
+    pub(crate) fn enter(self: &Arc<Self>) -> Entered {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        Entered(Arc::clone(self))
+    }
+
+    /// Requests between their headers and their settlement.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// The policy in force; `None` before the first, or when it is older than the operator allows.
+    pub(crate) fn policy(&self) -> Option<Arc<Policy>> {
+        let too_old = |max: Duration| {
+            self.watch.age_ms().is_none_or(|age| u128::from(age.unsigned_abs()) > max.as_millis())
+        };
+        if !self.watch.ready() || self.policy_max_age.is_some_and(too_old) {
+            return None;
+        }
+        Some(self.watch.current())
+    }
+
+    /// The policy once it has reached `revision`, or what there is when it does not in time.
+    pub(crate) async fn policy_at(&self, revision: u64) -> Arc<Policy> {
+        self.watch.wait_for(revision, POLICY_WAIT).await;
+        self.policy().unwrap_or_default()
+    }
+
+    /// Takes the bound out of the budgets, in bounded time.
+    pub(crate) async fn reserve(&self, reserving: &Reserving) -> Result<ReserveOutcome, LedgerUnavailable> {
+        let reserve = reserving.reserve(self.settings.lease_ms, convert::stub_bytes);
+        let waited = tokio::time::timeout(LEDGER_WAIT, self.ledger.reserve(&reserve)).await;
+        waited.unwrap_or_else(|_| Err(LedgerUnavailable(format!("no answer within {LEDGER_WAIT:?}"))))
+    }
+
+    /// Gives a hold back whose request was not forwarded.
+    pub(crate) async fn release(&self, opening: &Opening) {
+        if opening.stub.charges.is_empty() {
+            return;
+        }
+        // A ledger that is away lets the hold lapse and its sweeper writes the event: marked, not lost.
+        if let Err(cause) = self.ledger.settle(opening.stub.org, opening.stub.attempt, Nanos::ZERO).await {
+            tracing::warn!(%cause, attempt = %opening.stub.attempt, "a hold could not be released and will lapse");
+        }
+    }
+
+    /// Charges what a lost hold should have taken.
+    pub(crate) async fn charge(
+        &self,
+        stub: &AttemptStub,
+        actual: Nanos,
+    ) -> Result<ChargeOutcome, LedgerUnavailable> {
+        let scopes = stub.charges.iter().map(|charge| Scope {
+            counter: charge.counter,
+            window_end_ms: charge.window_end_ms,
+            // The ledger keeps the limit of the highest revision, so these never replace one.
+            limit: Nanos::ZERO,
+            revision: 0,
+            enforcement: Enforcement::Warn,
+        });
+        self.ledger
+            .charge(&Charge { id: stub.attempt, org: stub.org, scopes: scopes.collect(), actual })
+            .await
+    }
+
+    /// Counts an answer of our own and keeps its denial.
+    pub(crate) fn answered(&self, answered: &Answered) {
+        if !answered.answer.code.is_empty() {
+            self.metrics.denial(answered.answer.code);
+        }
+        let Some(denial) = &answered.denial else { return };
+        let Some(suppressed) = self.denials.admit(denial.key, denial.at_ms) else {
+            self.metrics.denials_suppressed.inc();
+            return;
+        };
+        // Best effort by design: a denial moves no money.
+        if self.spool.append(&convert::denied(denial, suppressed)).is_err() {
+            self.metrics.spool_refusals.inc();
+        }
+    }
+
+    /// What keeps requests from succeeding.
+    pub(crate) async fn readiness(&self) -> Readiness {
+        let mut missing = Vec::new();
+        if self.policy().is_none() {
+            missing.push(("policy", "no policy in force from the control plane".to_owned()));
+        }
+        if let Some(why) = self.spool.refuses() {
+            missing.push(("spool", why));
+        }
+        let holds = tokio::time::timeout(LEDGER_WAIT, self.ledger.open_holds()).await;
+        match holds {
+            Ok(Ok(_)) => {}
+            Ok(Err(cause)) => missing.push(("ledger", cause.to_string())),
+            Err(_) => missing.push(("ledger", format!("no answer within {LEDGER_WAIT:?}"))),
+        }
+        Readiness { missing }
+    }
+}

@@ -1,0 +1,241 @@
+//! The ext_proc service: one gRPC stream is one HTTP request, driven through the core's stages.
+
+use std::{pin::Pin, sync::Arc};
+
+use envoy_types::pb::envoy::service::ext_proc::v3::{
+    HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse,
+    external_processor_server::ExternalProcessor, processing_request::Request as Phase,
+};
+use futures::Stream;
+use nullspend_core::{
+    exchange::{
+        Admission, Answered, AwaitingBody, Begin, End, Opening, Origin, ResponseHead, Verdict,
+        answer::Refusal, begin,
+    },
+    id::AttemptId,
+};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{DataPlane, bodies::BodyPermit, flight::Flight, health, wire};
+
+/// Bodies above this are parsed off the async threads: a 32 MiB body takes tens of milliseconds.
+const PARSE_INLINE_MAX_BYTES: usize = 256 * 1024;
+/// Answers waiting for Envoy; one is the rule, two at an answer's end.
+const ANSWERS_QUEUED: usize = 8;
+
+/// Serves Envoy's ext_proc filter.
+#[derive(Clone)]
+pub struct ExtProcService(pub Arc<DataPlane>);
+
+#[tonic::async_trait]
+impl ExternalProcessor for ExtProcService {
+    type ProcessStream = Pin<Box<dyn Stream<Item = Result<ProcessingResponse, Status>> + Send>>;
+
+    async fn process(
+        &self,
+        request: Request<Streaming<ProcessingRequest>>,
+    ) -> Result<Response<Self::ProcessStream>, Status> {
+        let (to_envoy, answers) = mpsc::channel(ANSWERS_QUEUED);
+        let session = Session { plane: Arc::clone(&self.0), from_envoy: request.into_inner(), to_envoy };
+        // Read in a task of its own: polled from the answer stream, the last message is lost when Envoy resets at once.
+        tokio::spawn(session.run());
+        Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+/// The gRPC stream is over, whatever the reason; the caller's state says what that means.
+struct Gone;
+
+struct Session {
+    plane: Arc<DataPlane>,
+    from_envoy: Streaming<ProcessingRequest>,
+    to_envoy: mpsc::Sender<Result<ProcessingResponse, Status>>,
+}
+
+impl Session {
+    async fn run(mut self) {
+        let _in_flight = self.plane.enter();
+        // An error here is Envoy's reset, which every aborted request ends with: nothing to report.
+        let _: Result<(), Gone> = self.exchange().await;
+    }
+
+    async fn next(&mut self) -> Result<ProcessingRequest, Gone> {
+        self.from_envoy.message().await.ok().flatten().ok_or(Gone)
+    }
+
+    async fn send(&self, message: ProcessingResponse) -> Result<(), Gone> {
+        self.to_envoy.send(Ok(message)).await.map_err(|_| Gone)
+    }
+
+    async fn exchange(&mut self) -> Result<(), Gone> {
+        let first = self.next().await?;
+        let Some(Phase::RequestHeaders(HttpHeaders { headers, end_of_stream, .. })) = first.request else {
+            return Err(Gone);
+        };
+        let headers = wire::headers(headers);
+        let permit = match self.plane.bodies.for_length(headers.get("content-length")) {
+            Ok(permit) => permit,
+            Err(refusal) => return self.answer_refusal(&refusal).await,
+        };
+        let now = self.plane.now();
+        let attempt = AttemptId(self.plane.ids.v7(now.ms));
+        let mut awaiting = match begin(&self.plane.settings, self.plane.policy(), &headers, attempt, now) {
+            Begin::Body(awaiting) => awaiting,
+            Begin::Answer(answered) => return self.answer(*answered).await,
+            Begin::Health => return self.send(wire::immediate(health::alive())).await,
+            Begin::Ready => {
+                let ready = self.plane.readiness().await;
+                return self.send(wire::immediate(health::ready(&ready))).await;
+            }
+        };
+        awaiting.headers_took(self.plane.now());
+        if end_of_stream {
+            return self.body(*awaiting, Vec::new(), permit).await;
+        }
+        self.send(wire::request_headers_pass()).await?;
+        let message = self.next().await?;
+        match message.request {
+            Some(Phase::RequestBody(HttpBody { body, .. })) => self.body(*awaiting, body, permit).await,
+            // Envoy refused the body itself (413, or the client left): its answer passes through us.
+            _ => self.pass(message).await,
+        }
+    }
+
+    async fn body(
+        &mut self,
+        awaiting: AwaitingBody,
+        body: Vec<u8>,
+        mut permit: BodyPermit,
+    ) -> Result<(), Gone> {
+        if let Err(refusal) = permit.grow_to(body.len()) {
+            return self.answer_refusal(&refusal).await;
+        }
+        let (admission, body) = self.admit(awaiting, body).await?;
+        let opening = match self.decide(admission).await {
+            Ok(opening) => opening,
+            Err(answered) => return self.answer(*answered).await,
+        };
+        if self.to_envoy.is_closed() {
+            self.plane.release(&opening).await;
+            return Err(Gone);
+        }
+        let (flight, forward) = match Flight::open(&self.plane, opening, body) {
+            Ok(opened) => opened,
+            Err(answered) => return self.answer(*answered).await,
+        };
+        drop(permit);
+        if self.send(wire::forward(forward)).await.is_err() {
+            flight.close(End::NotForwarded).await;
+            return Err(Gone);
+        }
+        self.response(flight).await
+    }
+
+    /// Parses and bounds the body; large ones off the async threads.
+    async fn admit(&self, awaiting: AwaitingBody, body: Vec<u8>) -> Result<(Admission, Vec<u8>), Gone> {
+        let plane = Arc::clone(&self.plane);
+        let large = body.len() > PARSE_INLINE_MAX_BYTES;
+        let admit = move || {
+            let admission = awaiting.body(&plane.settings, &plane.catalogue, &body, plane.now());
+            (admission, body)
+        };
+        if large { tokio::task::spawn_blocking(admit).await.map_err(|_| Gone) } else { Ok(admit()) }
+    }
+
+    /// Takes the bound out of the budgets, where any match.
+    async fn decide(&self, mut admission: Admission) -> Result<Box<Opening>, Box<Answered>> {
+        loop {
+            let reserving = match admission {
+                Admission::Answer(answered) => return Err(answered),
+                Admission::Open(opening) => return Ok(opening),
+                Admission::Reserve(reserving) => reserving,
+            };
+            let outcome = self.plane.reserve(&reserving).await;
+            match reserving.reserved(outcome, self.plane.now()) {
+                Verdict::Answer(answered) => return Err(answered),
+                Verdict::Open(opening) => return Ok(opening),
+                Verdict::Refresh { reserving, revision } => {
+                    let policy = self.plane.policy_at(revision).await;
+                    admission = reserving.again(&policy, self.plane.clock.now_ms());
+                }
+                Verdict::Rewindow { reserving, now_ms } => {
+                    let policy = self.plane.policy().unwrap_or_default();
+                    admission = reserving.again(&policy, now_ms);
+                }
+            }
+        }
+    }
+
+    /// Watches the answer. Any return without an explicit close settles the flight as broken.
+    async fn response(&mut self, mut flight: Flight) -> Result<(), Gone> {
+        loop {
+            let message = match self.next().await {
+                Ok(message) => message,
+                Err(gone) => {
+                    flight.close(End::Broken).await;
+                    return Err(gone);
+                }
+            };
+            let origin = Origin::of_code_details(wire::code_details(&message));
+            let now = self.plane.now();
+            match message.request {
+                Some(Phase::ResponseHeaders(HttpHeaders { headers, end_of_stream, .. })) => {
+                    let head = flight.response_head(&wire::headers(headers), origin, now);
+                    if end_of_stream {
+                        flight.close(End::Complete).await;
+                        return self.send(wire::response_headers(head)).await;
+                    }
+                    self.send(wire::response_headers(head)).await?;
+                }
+                Some(Phase::ResponseBody(HttpBody { body, end_of_stream, .. })) => {
+                    let chunk = flight.response_body(body, end_of_stream, now);
+                    if end_of_stream {
+                        // Settled before the last byte leaves: a caller's next request sees the true balance.
+                        flight.close(End::Complete).await;
+                        return self.send(wire::response_chunk(chunk, true)).await;
+                    }
+                    if !chunk.is_empty() {
+                        self.send(wire::response_chunk(chunk, false)).await?;
+                    }
+                }
+                Some(Phase::ResponseTrailers(_)) => {
+                    let rest = flight.response_body(Vec::new(), true, now);
+                    flight.close(End::Complete).await;
+                    if !rest.is_empty() {
+                        self.send(wire::response_chunk(rest, false)).await?;
+                    }
+                    return self.send(wire::response_trailers_pass()).await;
+                }
+                Some(Phase::RequestHeaders(_) | Phase::RequestBody(_) | Phase::RequestTrailers(_)) | None => {
+                }
+            }
+        }
+    }
+
+    /// Lets an answer that Envoy made before we decided (413, say) pass as it is.
+    async fn pass(&mut self, mut message: ProcessingRequest) -> Result<(), Gone> {
+        loop {
+            let answer = match message.request {
+                Some(Phase::ResponseHeaders(_)) => wire::response_headers(ResponseHead::default()),
+                Some(Phase::ResponseBody(HttpBody { body, end_of_stream, .. })) => {
+                    wire::response_chunk(body, end_of_stream)
+                }
+                Some(Phase::ResponseTrailers(_)) => wire::response_trailers_pass(),
+                _ => return Err(Gone),
+            };
+            self.send(answer).await?;
+            message = self.next().await?;
+        }
+    }
+
+    async fn answer(&self, answered: Answered) -> Result<(), Gone> {
+        self.plane.answered(&answered);
+        self.send(wire::immediate(answered.answer)).await
+    }
+
+    async fn answer_refusal(&self, refusal: &Refusal) -> Result<(), Gone> {
+        self.answer(Answered { answer: refusal.answer(None), api: None, denial: None }).await
+    }
+}
