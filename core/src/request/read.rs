@@ -108,12 +108,9 @@ fn field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(
             view.temperature = Some(value.skip()?).filter(|text| *text != "null").map(str::to_owned);
         }
         "background" => view.background = boolean(value, name)?.unwrap_or(false),
-        "thinking" => view.thinking = present(value)?.is_some_and(|text| !text.contains("\"disabled\"")),
+        "thinking" => view.thinking = member(value, "type")?.is_some_and(|kind| kind != "disabled"),
         "reasoning_effort" => view.reasoning_off = word(value)?.as_deref() == Some("none"),
-        "reasoning" => {
-            let text = value.skip()?;
-            view.reasoning_off = text.contains("\"effort\"") && text.contains("\"none\"");
-        }
+        "reasoning" => view.reasoning_off = member(value, "effort")?.as_deref() == Some("none"),
         _ => match view.api {
             Api::OpenAiChat => chat_field(name, value, view)?,
             Api::OpenAiResponses => responses_field(name, value, view)?,
@@ -241,6 +238,24 @@ fn boolean(value: &mut Cursor<'_>, name: &str) -> Result<Option<bool>, BadReques
 
 fn word(value: &mut Cursor<'_>) -> Result<Option<String>, BadRequest> {
     Ok(value.string_or_skip()?.map(|text| text.lossy().into_owned()))
+}
+
+/// The string at `name` of an object; passes over anything else.
+fn member(value: &mut Cursor<'_>, name: &str) -> Result<Option<String>, BadRequest> {
+    let mut found = None;
+    if value.kind()? == Kind::Object {
+        value.object(|key, member| {
+            if key.lossy() == name {
+                found = word(member)?;
+            } else {
+                member.skip()?;
+            }
+            Ok::<(), BadRequest>(())
+        })?;
+    } else {
+        value.skip()?;
+    }
+    Ok(found)
 }
 
 /// The value's text unless it is `null`.
