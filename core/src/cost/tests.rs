@@ -1,1 +1,151 @@
+use proptest::prelude::*;
+use serde_json::json;
 
+use super::*;
+use crate::{
+    price::Catalogue,
+    usage::{Dialect, Extras},
+};
+
+/// 2026-11-23.
+const NOW: i64 = 1_795_392_000_000;
+
+fn priced(provider: &str, model: &str) -> Priced {
+    match Catalogue::shipped().lookup(provider, model, NOW) {
+        Lookup::Priced(priced) => priced,
+        Lookup::Unpriced => panic!("{model} has no price"),
+    }
+}
+
+fn usage(dialect: Dialect, raw: &serde_json::Value) -> Usage {
+    Usage::from_raw(dialect, "openai", raw, &Extras::default())
+}
+
+#[test]
+fn the_contracts_worked_checks() {
+    let raw = json!({"prompt_tokens": 2000, "completion_tokens": 150, "prompt_tokens_details": {"cached_tokens": 400}});
+    let chat = cost(&priced("openai", "gpt-4o"), &usage(Dialect::Chat, &raw), &CostContext::default());
+    assert_eq!(chat.nanos, Nanos(6_000_000));
+    let part = |input, cached, output| CostParts {
+        input: Nanos(input),
+        cached: Nanos(cached),
+        output: Nanos(output),
+        ..CostParts::default()
+    };
+    assert_eq!(chat.parts, part(4_000_000, 500_000, 1_500_000));
+    assert_eq!((chat.tokens.input, chat.tokens.cached_input, chat.tokens.output), (2000, 400, 150));
+
+    let raw = json!({"input_tokens": 1000, "cache_creation_input_tokens": 5000, "cache_read_input_tokens": 20000, "output_tokens": 400});
+    let claude = cost(
+        &priced("anthropic", "claude-sonnet-4-6"),
+        &usage(Dialect::Messages, &raw),
+        &CostContext::default(),
+    );
+    assert_eq!(claude.nanos, Nanos(33_750_000));
+    assert_eq!(claude.parts, part(3_000_000, 24_750_000, 6_000_000));
+    assert_eq!(
+        (claude.tokens.input, claude.tokens.cached_input, claude.tokens.cache_write),
+        (26_000, 20_000, 5000)
+    );
+}
+
+#[test]
+fn reasoning_and_tool_definitions_inform_and_do_not_add() {
+    let raw = json!({"prompt_tokens": 100, "completion_tokens": 50, "completion_tokens_details": {"reasoning_tokens": 20}});
+    let context = CostContext { tool_definition_tokens: 30, ..CostContext::default() };
+    let cost = cost(&priced("openai", "gpt-5"), &usage(Dialect::Chat, &raw), &context);
+    assert_eq!((cost.parts.reasoning, cost.parts.tool_definition), (Nanos(200_000), Nanos(37_500)));
+    assert_eq!(cost.parts.input + cost.parts.output, cost.nanos);
+    assert_eq!(cost.tokens.reasoning, 20);
+}
+
+#[test]
+fn a_tier_that_is_unknown_or_not_offered_is_billed_as_standard_and_told() {
+    let mut used = usage(Dialect::Chat, &json!({"prompt_tokens": 100, "completion_tokens": 50}));
+    let priced = priced("openai", "gpt-4o");
+    let standard = cost(&priced, &used, &CostContext::default());
+    for (tier, flag) in [
+        (ServedTier::Unknown("warp".to_owned()), "unknown_tier:warp"),
+        (ServedTier::Known(Tier::Flex), "tier_not_offered:flex"),
+    ] {
+        used.tier = tier;
+        let other = cost(&priced, &used, &CostContext::default());
+        assert_eq!(other.pico, standard.pico);
+        assert!(other.flags.contains(flag), "{:?}", other.flags);
+    }
+}
+
+#[test]
+fn web_search_fees_follow_the_tool_that_was_offered() {
+    let mut used = usage(Dialect::Responses, &json!({"input_tokens": 0, "output_tokens": 0}));
+    used.tools.web_searches = 2;
+    let fee = |model: &str, preview| {
+        let context = CostContext { web_search_preview: preview, ..CostContext::default() };
+        cost(&priced("openai", model), &used, &context).nanos
+    };
+    assert_eq!(fee("gpt-4o", false), Nanos(20_000_000));
+    assert_eq!(fee("gpt-4o", true), Nanos(50_000_000));
+    // A fixed block of 8 000 input tokens with every search.
+    assert_eq!(fee("gpt-4o-mini", false), Nanos(20_000_000 + 2 * 8000 * 150));
+}
+
+#[test]
+fn a_step_by_a_model_without_a_price_is_not_free() {
+    let raw = json!({"input_tokens": 1, "output_tokens": 1, "iterations": [
+        {"type": "message", "input_tokens": 10, "output_tokens": 10},
+        {"type": "advisor_message", "model": "claude-imaginary", "input_tokens": 10, "output_tokens": 10}]});
+    let cost = cost(
+        &priced("anthropic", "claude-sonnet-5"),
+        &usage(Dialect::Messages, &raw),
+        &CostContext::default(),
+    );
+    assert_eq!(cost.nanos, Nanos(2 * (10 * 2000 + 10 * 10_000)));
+    assert!(cost.flags.contains("unpriced_iteration"));
+    assert_eq!(cost.tokens.input, 20);
+}
+
+#[test]
+fn one_event_costs_at_most_a_million_dollars() {
+    let raw = json!({"prompt_tokens": i64::MAX, "completion_tokens": i64::MAX});
+    let cost = cost(&priced("openai", "o1-pro"), &usage(Dialect::Chat, &raw), &CostContext::default());
+    assert_eq!(cost.nanos, MAX_EVENT);
+    assert_eq!(cost.parts.input + cost.parts.cached + cost.parts.output + cost.parts.fees, MAX_EVENT);
+    assert!(cost.pico > i128::from(MAX_EVENT.0) * 1000);
+}
+
+fn any_priced() -> impl Strategy<Value = Priced> {
+    let all: Vec<_> = ["openai", "anthropic", "google"]
+        .iter()
+        .flat_map(|p| Catalogue::shipped().priced_at(p, NOW).collect::<Vec<_>>())
+        .collect();
+    prop::sample::select(all)
+}
+
+proptest! {
+    #[test]
+    fn parts_and_breakdown_add_up(priced in any_priced(), counts in prop::collection::vec(0..2_000_000_u64, Class::COUNT), searches in 0..5_u64, geo in any::<bool>()) {
+        let mut used = Usage { geo_us: geo, ..Usage::default() };
+        for (class, tokens) in Class::ALL.into_iter().zip(counts) {
+            used.counts.add(class, tokens);
+        }
+        used.prompt = used.counts.sum(Class::is_input);
+        used.tools.web_searches = searches;
+        let cost = cost(&priced, &used, &CostContext::default());
+        prop_assert_eq!(cost.parts.input + cost.parts.cached + cost.parts.output + cost.parts.fees, cost.nanos);
+        prop_assert_eq!(cost.breakdown_pico.iter().map(|(_, pico)| pico).sum::<i128>(), cost.pico);
+        prop_assert_eq!(cost.nanos, Nanos::from_pico_half_up(cost.pico));
+    }
+
+    #[test]
+    fn more_tokens_never_cost_less(priced in any_priced(), counts in prop::collection::vec(0..400_000_u64, 2), class in 0..Class::COUNT, more in 1..300_000_u64) {
+        let mut used = Usage::default();
+        used.counts.add(Class::Input, counts[0]);
+        used.counts.add(Class::Output, counts[1]);
+        used.prompt = counts[0];
+        let before = cost(&priced, &used, &CostContext::default()).pico;
+        let class = Class::ALL[class];
+        used.counts.add(class, more);
+        used.prompt += if class.is_input() { more } else { 0 };
+        prop_assert!(cost(&priced, &used, &CostContext::default()).pico >= before);
+    }
+}

@@ -7,6 +7,7 @@ mod resolve;
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, LazyLock},
 };
 
@@ -205,7 +206,7 @@ pub enum Lookup {
 }
 
 /// A model with its price at an instant; cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Priced {
     catalogue: Arc<Catalogue>,
     model: Arc<Model>,
@@ -297,6 +298,16 @@ impl Catalogue {
     fn price(self: &Arc<Self>, model: &Arc<Model>, at_ms: i64, matched: Match) -> Option<Priced> {
         let period = model.periods.iter().position(|period| period.holds(at_ms))?;
         Some(Priced { catalogue: Arc::clone(self), model: Arc::clone(model), period, at_ms, matched })
+    }
+}
+
+impl fmt::Debug for Priced {
+    /// Names the price; the catalogue behind it is large.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Priced")
+            .field("id", &self.id())
+            .field("version", &self.version())
+            .finish_non_exhaustive()
     }
 }
 

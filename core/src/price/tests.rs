@@ -49,7 +49,10 @@ fn names_resolve_to_the_model_that_prices_them() {
     ] {
         assert_eq!(id("openai", name), wanted, "{name}");
     }
-    assert_eq!(id("anthropic", "claude-haiku-3.5").map(|m| m.0).as_deref(), Some("anthropic/claude-3-5-haiku-20241022"));
+    assert_eq!(
+        id("anthropic", "claude-haiku-3.5").map(|m| m.0).as_deref(),
+        Some("anthropic/claude-3-5-haiku-20241022")
+    );
     assert_eq!(id("anthropic", "claude-opus-5-20270101").map(|m| m.1), Some(Match::Pattern));
     assert_eq!(id("anthropic", "gpt-4o"), None);
 }
@@ -84,7 +87,9 @@ fn a_missing_rate_is_lent_by_what_it_is_a_variant_of() {
 }
 
 fn file(models: &str) -> Result<Catalogue, CatalogueError> {
-    Catalogue::parse(&format!(r#"{{"schema":"nullspend.prices/1","version":"t","unit":"pico_usd","models":[{models}]}}"#))
+    Catalogue::parse(&format!(
+        r#"{{"schema":"nullspend.prices/1","version":"t","unit":"pico_usd","models":[{models}]}}"#
+    ))
 }
 
 fn model(id: &str, rest: &str, prices: &str) -> String {
@@ -96,8 +101,11 @@ const PRICE: &str = r#"{"tiers":{"standard":{"rates":{"input":2000000,"output":8
 #[test]
 fn mistakes_in_a_catalogue_are_refused_with_what_to_change() {
     assert!(file(&model("a", "", PRICE)).is_ok());
-    let rate = |input: &str| format!(r#"{{"tiers":{{"standard":{{"rates":{{"input":{input},"output":8000000}}}}}}}}"#);
-    let span = |from: &str, until: &str| PRICE.replacen('{', &format!(r#"{{"from":"{from}","until":"{until}","#), 1);
+    let rate = |input: &str| {
+        format!(r#"{{"tiers":{{"standard":{{"rates":{{"input":{input},"output":8000000}}}}}}}}"#)
+    };
+    let span =
+        |from: &str, until: &str| PRICE.replacen('{', &format!(r#"{{"from":"{from}","until":"{until}","#), 1);
     let cases = [
         (model("a", "", &rate("-1")), "expected shape"),
         (model("a", "", &rate("0.5")), "expected shape"),
@@ -109,13 +117,24 @@ fn mistakes_in_a_catalogue_are_refused_with_what_to_change() {
         (model("a", "", r#"{"tiers":{"standard":{"rates":{"input":2000000}}}}"#), "`output` is missing"),
         (model("a", "", &format!("{},{PRICE}", span("2026-01-01", "2026-02-01"))), "without overlap or gap"),
         (
-            model("a", "", &format!("{},{}", span("2026-01-01", "2026-02-01"), span("2026-01-15", "2026-03-01"))),
+            model(
+                "a",
+                "",
+                &format!("{},{}", span("2026-01-01", "2026-02-01"), span("2026-01-15", "2026-03-01")),
+            ),
             "without overlap or gap",
         ),
         (model("a", "", &span("2026-02-01", "2026-01-01")), "start before it ends"),
         (model("a", "", &span("soon", "2026-01-01")), "must be a date"),
         (model("a", r#","aliases":["a"]"#, PRICE), "names two models"),
-        (format!("{},{}", model("a", r#","aliases":["c"]"#, PRICE), model("b", r#","aliases":["c"]"#, PRICE)), "names two models"),
+        (
+            format!(
+                "{},{}",
+                model("a", r#","aliases":["c"]"#, PRICE),
+                model("b", r#","aliases":["c"]"#, PRICE)
+            ),
+            "names two models",
+        ),
         (model("a", r#","patterns":["a-.*"]"#, PRICE), "pattern"),
         (model("a", r#","fees":{"web_search":10000000000000000}"#, PRICE), "absurd"),
         (model("a", r#","modifiers":{"regional_host":0}"#, PRICE), "percent"),

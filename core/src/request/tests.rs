@@ -102,7 +102,9 @@ fn reads_what_decides_money() {
 #[test]
 fn cache_control_is_found_even_when_its_letters_are_escaped() {
     let asked = |part: &str| {
-        let body = format!(r#"{{"model":"m","max_tokens":1,"system":[{{"type":"text","text":"a \u003c b \u0007",{part}}}]}}"#);
+        let body = format!(
+            r#"{{"model":"m","max_tokens":1,"system":[{{"type":"text","text":"a \u003c b \u0007",{part}}}]}}"#
+        );
         RequestView::parse(Api::AnthropicMessages, body.as_bytes()).unwrap().cache
     };
     assert_eq!(asked(r#""x":1"#), CacheAsked::No);
@@ -146,18 +148,43 @@ fn images_count_by_number_and_only_where_the_provider_sees_them() {
 #[test]
 fn include_usage_is_set_and_nothing_else_changes() {
     for (before, after) in [
-        (r#"{"model":"m","stream":true}"#, r#"{"stream_options":{"include_usage":true},"model":"m","stream":true}"#),
-        ("\n{ \"model\" :\"m\", \"stream\":true }", "\n{\"stream_options\":{\"include_usage\":true}, \"model\" :\"m\", \"stream\":true }"),
-        (r#"{"model":"m","stream":true,"stream_options":null}"#, r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#),
-        (r#"{"model":"m","stream":true,"stream_options":{}}"#, r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#),
-        (r#"{"model":"m","stream_options": { "x":1},"stream":true}"#, r#"{"model":"m","stream_options": {"include_usage":true, "x":1},"stream":true}"#),
-        (r#"{"model":"m","stream":true,"stream_options":{"include_usage": false }}"#, r#"{"model":"m","stream":true,"stream_options":{"include_usage": true }}"#),
-        (r#"{"model":"m","stream":true,"stream_options":{"include_usage":null,"x":{"y":[]}}}"#, r#"{"model":"m","stream":true,"stream_options":{"include_usage":true,"x":{"y":[]}}}"#),
+        (
+            r#"{"model":"m","stream":true}"#,
+            r#"{"stream_options":{"include_usage":true},"model":"m","stream":true}"#,
+        ),
+        (
+            "\n{ \"model\" :\"m\", \"stream\":true }",
+            "\n{\"stream_options\":{\"include_usage\":true}, \"model\" :\"m\", \"stream\":true }",
+        ),
+        (
+            r#"{"model":"m","stream":true,"stream_options":null}"#,
+            r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#,
+        ),
+        (
+            r#"{"model":"m","stream":true,"stream_options":{}}"#,
+            r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#,
+        ),
+        (
+            r#"{"model":"m","stream_options": { "x":1},"stream":true}"#,
+            r#"{"model":"m","stream_options": {"include_usage":true, "x":1},"stream":true}"#,
+        ),
+        (
+            r#"{"model":"m","stream":true,"stream_options":{"include_usage": false }}"#,
+            r#"{"model":"m","stream":true,"stream_options":{"include_usage": true }}"#,
+        ),
+        (
+            r#"{"model":"m","stream":true,"stream_options":{"include_usage":null,"x":{"y":[]}}}"#,
+            r#"{"model":"m","stream":true,"stream_options":{"include_usage":true,"x":{"y":[]}}}"#,
+        ),
     ] {
         let changed = chat(before).unwrap().with_include_usage(before.as_bytes()).unwrap();
         assert_eq!(String::from_utf8(changed).unwrap(), after);
     }
-    for body in [r#"{"model":"m"}"#, r#"{"model":"m","stream":false}"#, r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#] {
+    for body in [
+        r#"{"model":"m"}"#,
+        r#"{"model":"m","stream":false}"#,
+        r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#,
+    ] {
         assert_eq!(chat(body).unwrap().with_include_usage(body.as_bytes()), None, "{body}");
     }
     let other = RequestView::parse(Api::OpenAiResponses, br#"{"model":"m","stream":true}"#).unwrap();
@@ -172,14 +199,46 @@ fn api() -> impl Strategy<Value = Api> {
 fn jsonish() -> impl Strategy<Value = Value> {
     let word = prop_oneof![
         "[a-z]{0,3}",
-        prop::sample::select(vec!["image", "image_url", "document", "base64", "web_search", "tool_result", "data:image/x"])
-            .prop_map(str::to_owned),
+        prop::sample::select(vec![
+            "image",
+            "image_url",
+            "document",
+            "base64",
+            "web_search",
+            "tool_result",
+            "data:image/x"
+        ])
+        .prop_map(str::to_owned),
     ];
     let key = prop::sample::select(vec![
-        "model", "stream", "stream_options", "include_usage", "max_tokens", "n", "messages", "content", "type", "source",
-        "data", "image_url", "url", "tools", "max_uses", "input", "thinking", "service_tier", "x", "file", "audio",
+        "model",
+        "stream",
+        "stream_options",
+        "include_usage",
+        "max_tokens",
+        "n",
+        "messages",
+        "content",
+        "type",
+        "source",
+        "data",
+        "image_url",
+        "url",
+        "tools",
+        "max_uses",
+        "input",
+        "thinking",
+        "service_tier",
+        "x",
+        "file",
+        "audio",
     ]);
-    let leaf = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), any::<i64>().prop_map(Value::from), word.prop_map(Value::from)];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        word.prop_map(Value::from)
+    ];
     leaf.prop_recursive(5, 48, 6, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
