@@ -239,3 +239,6 @@ impl Session {
         self.answer(Answered { answer: refusal.answer(None), api: None, denial: None }).await
     }
 }
+
+#[cfg(test)]
+mod tests;

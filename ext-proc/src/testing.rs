@@ -78,6 +78,11 @@ impl FakePlane {
         self.state().watch_requests.clone()
     }
 
+    /// The records kept, each once, in order.
+    pub(crate) fn records(&self) -> Vec<SpoolRecord> {
+        self.state().records.values().cloned().collect()
+    }
+
     /// Numbers of the records kept, each once.
     pub(crate) fn kept(&self) -> Vec<u64> {
         self.state().records.keys().copied().collect()
