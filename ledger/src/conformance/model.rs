@@ -234,16 +234,14 @@ impl Model {
     /// Remembers what later commands can aim at.
     fn note(&mut self, command: &Command, answer: &Answer) {
         match (command, answer) {
-            (Command::Reserve(reserve), Answer::Reserve(outcome)) => {
-                if let ReserveOutcome::Reserved { balances, .. } = outcome {
-                    self.used.push_back((reserve.org, reserve.hold, reserve.amount.0));
-                    let counters = reserve.scopes.iter().map(|scope| scope.counter).collect();
-                    self.named.insert((reserve.org, reserve.hold), counters);
-                    let over = reserve.scopes.iter().zip(balances).any(|(scope, balance)| {
-                        scope.enforcement == Enforcement::StrictBlock && balance.remaining() < Nanos::ZERO
-                    });
-                    self.check(!over, || "a strict limit was passed".to_owned());
-                }
+            (Command::Reserve(reserve), Answer::Reserve(ReserveOutcome::Reserved { balances, .. })) => {
+                self.used.push_back((reserve.org, reserve.hold, reserve.amount.0));
+                let counters = reserve.scopes.iter().map(|scope| scope.counter).collect();
+                self.named.insert((reserve.org, reserve.hold), counters);
+                let over = reserve.scopes.iter().zip(balances).any(|(scope, balance)| {
+                    scope.enforcement == Enforcement::StrictBlock && balance.remaining() < Nanos::ZERO
+                });
+                self.check(!over, || "a strict limit was passed".to_owned());
             }
             (Command::Settle { org, hold, .. }, _) => drop(self.named.remove(&(*org, *hold))),
             (Command::Charge(charge), _) => {
