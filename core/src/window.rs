@@ -132,10 +132,6 @@ fn calendar_window(interval: Interval, zone: &TimeZone, now_ms: i64) -> Option<W
     let mut next_day = day_after(interval, first_day)?;
     // The local date alone does not decide: a clock set back across midnight shows yesterday's date again after
     // today's has begun (St John's until 2011, 00:01 to 23:01). Yesterday's window ended at the first midnight.
-    while now_ms < zone.first_instant_ms(first_day)? {
-        next_day = first_day;
-        first_day = first_day_of(interval, first_day.yesterday().ok()?)?;
-    }
     while now_ms >= zone.first_instant_ms(next_day)? {
         first_day = next_day;
         next_day = day_after(interval, next_day)?;
@@ -212,7 +208,8 @@ mod tests {
             (Daily, "Pacific/Apia", "2011-12-30T10:00:00Z", "2011-12-31T10:00:00Z"),
         ] {
             let expected = Window { start_ms: ms(start), end_ms: Some(ms(end)) };
-            for now_ms in [ms(start), ms(start) + 1, ms(end) - 1] {
+            let quarter_hours = (ms(start)..ms(end)).step_by(900_000).take(110);
+            for now_ms in quarter_hours.chain([ms(start) + 1, ms(end) - 1]) {
                 assert_eq!(
                     window_at(interval, &zone(name), now_ms),
                     expected,

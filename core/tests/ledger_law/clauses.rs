@@ -251,6 +251,8 @@ fn nonsense_is_answered_and_changes_nothing() {
         assert_eq!(extended, [ExtendOutcome::Invalid(Misuse::LeaseNotPositive)]);
     }
     book.hold(2, 0, &many[..MAX_SCOPES]);
+    book.hold(3, 1, &[]);
+    assert_eq!(book.extend(3, 1, MAX_EVENT.0 - 1), ExtendOutcome::Extended, "and may reach it");
 }
 
 #[test]

@@ -174,6 +174,10 @@ fn a_counter_is_kept_until_its_window_ends_and_for_every_hold_that_names_it() {
     book.settle(9_002, 0);
     book.at(DAY_MS - 1).sweep();
     assert_eq!(book.balance(&scope), (100, 40, 0), "the window is not over");
+    let mut other = Book::with(&scope, 40, 0);
+    other.settle(9_002, 0);
+    other.at(DAY_MS).sweep();
+    assert_eq!(other.balance(&scope), (100, 0, 0), "now it is");
     book.hold(1, 10, std::slice::from_ref(&scope));
     book.at(DAY_MS + LEASE_MS - 2).sweep();
     assert_eq!(book.balance(&scope), (100, 40, 10), "an open hold names it");
