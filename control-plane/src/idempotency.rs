@@ -21,6 +21,7 @@ use nullspend_core::id::OrgId;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status, body::Body};
 use tower::Service;
+use tracing::Instrument;
 
 use crate::{
     app::Caller,
@@ -200,7 +201,7 @@ where
         match answers.claim(&claim).await.map_err(|error| unreachable_memory(&error))? {
             Standing::Claimed => {
                 // On its own task: a client that leaves must not leave a claim behind, or an effect without its answer.
-                let work = tokio::spawn(carry_out(answers, claim, inner, request));
+                let work = tokio::spawn(carry_out(answers, claim, inner, request).in_current_span());
                 return work.await.map_err(|_| Status::internal("the call did not finish"));
             }
             Standing::Done(answer) => return Ok(replay(&answer)),

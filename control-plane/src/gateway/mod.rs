@@ -27,6 +27,7 @@ use nullspend_core::{clock::Clock, id::Ids};
 use prost::Message as _;
 use prost_reflect::DynamicMessage;
 use tonic::metadata::MetadataMap;
+use tracing::Instrument;
 
 use self::{codec::RawCodec, error::Failure, issue::Issues, read::Reader, respond::Answer, routes::Match};
 use crate::{
@@ -81,15 +82,14 @@ impl Gateway {
         let request_id = self.inner.request_id(&parts.headers);
         let found = self.inner.router.find(&parts.method, parts.uri.path());
         let method = found.as_ref().map(|found| Arc::clone(found.method));
-        let answer = match self.inner.answer(found, &parts, body).await {
-            Ok(answer) => answer,
-            Err(failure) => {
-                if failure.is_ours() {
-                    tracing::warn!(?failure, path = parts.uri.path(), request_id = ?request_id, "REST call failed");
-                }
-                failure.answer()
+        let span = tracing::info_span!("rest", path = parts.uri.path(), request_id = ?request_id);
+        let answer = self.inner.answer(found, &parts, body).instrument(span.clone()).await;
+        let answer = answer.unwrap_or_else(|failure| {
+            if failure.is_ours() {
+                span.in_scope(|| tracing::warn!(?failure, "REST call failed"));
             }
-        };
+            failure.answer()
+        });
         let mut response = answer.into_response(request_id);
         if let Some(method) = method {
             // For whoever counts answers by method.

@@ -16,6 +16,7 @@ use nullspend_core::{
 use nullspend_proto::v1::{self, key_service_server as keys};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use tokio::sync::Notify;
 use tonic::service::Routes;
 use uuid::Uuid;
 
@@ -91,6 +92,9 @@ struct Keys {
     created: Mutex<Vec<v1::CreateKeyRequest>>,
     updated: Mutex<Vec<v1::UpdateKeyRequest>>,
     listed: Mutex<Vec<v1::ListKeysRequest>>,
+    /// A call named `slow` has come, and may go on.
+    entered: Notify,
+    go_on: Notify,
 }
 
 #[tonic::async_trait]
@@ -104,6 +108,10 @@ impl keys::KeyService for Keys {
         let request = request.into_inner();
         if request.name == "taken" {
             return Err(crate::status::status(tonic::Code::AlreadyExists, "limit_exceeded", "taken"));
+        }
+        if request.name == "slow" {
+            self.entered.notify_one();
+            self.go_on.notified().await;
         }
         let mut created = self.created.lock().unwrap();
         created.push(request.clone());
@@ -372,4 +380,28 @@ async fn repeats_get_the_first_answer() {
     assert_eq!(send("c", r#"{"name":"free"}"#).await.status, 201);
     let long: &'static str = Box::leak("k".repeat(256).into_boxed_str());
     assert_eq!(send(long, r#"{"name":"z"}"#).await.status, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_waits_for_the_first_call_and_a_client_that_leaves_loses_nothing() {
+    let world = World::new();
+    let send = || {
+        let request =
+            Request::post("/api/keys").header("x-nullspend-key", "member").header("idempotency-key", "a");
+        world.send(request.header("content-type", "application/json"), r#"{"name":"slow"}"#)
+    };
+    let mut first = Box::pin(send());
+    tokio::select! {
+        _ = &mut first => panic!("the first call must still run"),
+        () = world.keys.entered.notified() => {}
+    }
+    let repeat = send().await;
+    assert_eq!((repeat.status, &repeat.body["error"]["code"]), (503, &json!("request_in_progress")));
+    assert_eq!(repeat.headers["retry-after"], "1");
+    // The first client leaves; its call goes on.
+    drop(first);
+    world.keys.go_on.notify_one();
+    let repeat = send().await;
+    assert_eq!((repeat.status, &repeat.body["data"]["id"]), (201, &json!("key-1")));
+    assert_eq!(repeat.headers["x-idempotent-replayed"], "true");
 }
