@@ -1,5 +1,115 @@
-//! The nullspend program.
+//! The nullspend program: the only place that knows which ledger and which database were chosen.
+
+mod check;
 mod config;
+mod doctor;
 mod envoy;
 mod paths;
-fn main() {}
+mod up;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// The FinOps layer for AI agents: sees every dollar, stops it before it is spent.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs everything on this machine: control plane, data plane, and Envoy as the one public entrance.
+    Up(Settings),
+    /// Says whether the configuration can be used, and what is in force (secrets hidden).
+    CheckConfig(Settings),
+    /// Looks at this machine: Envoy, data directory, port, database, certificates.
+    Doctor(Settings),
+    /// Creates or upgrades the database's tables, and nothing else.
+    Migrate(Settings),
+    /// Prints the OpenAPI document of the REST API.
+    Openapi,
+}
+
+/// Settings; `config.default.toml` explains each, `NULLSPEND_*` variables override the file, these flags override both.
+#[derive(Args, Clone, Debug, Default)]
+struct Settings {
+    /// Configuration file; names only what differs from the defaults.
+    #[arg(long, env = "NULLSPEND_CONFIG")]
+    config: Option<PathBuf>,
+    /// Address and port of the ingress, e.g. 127.0.0.1:8080 [NULLSPEND_LISTEN].
+    #[arg(long)]
+    listen: Option<String>,
+    /// Where database, spool, logs and sockets live [NULLSPEND_DATA_DIR].
+    #[arg(long)]
+    data_dir: Option<String>,
+    /// What to log on stderr, e.g. debug [NULLSPEND_LOG].
+    #[arg(long)]
+    log: Option<String>,
+}
+
+impl Settings {
+    fn load(&self) -> Result<config::Config, config::ConfigError> {
+        let flag = |path, flag, value: &Option<String>| value.clone().map(|value| (path, flag, value));
+        let flags = [
+            flag("listen", "--listen", &self.listen),
+            flag("data_dir", "--data-dir", &self.data_dir),
+            flag("log", "--log", &self.log),
+        ];
+        config::load(&config::Sources {
+            file: self.config.as_deref(),
+            variable: &|name| std::env::var(name).ok(),
+            flags: flags.into_iter().flatten().collect(),
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            // The whole chain, each cause once: what was done, then why it failed.
+            eprintln!("nullspend: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    match cli.command {
+        Command::Up(settings) => {
+            let config = settings.load()?;
+            log_to_stderr(&config.log)?;
+            runtime()?.block_on(up::run(config))?;
+        }
+        Command::CheckConfig(settings) => print!("{}", check::describe(&settings.load()?)),
+        Command::Doctor(settings) => {
+            let config = settings.load()?;
+            if !runtime()?.block_on(doctor::run(&config)) {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Migrate(settings) => runtime()?.block_on(up::migrate(&settings.load()?))?,
+        Command::Openapi => println!(
+            "{}",
+            nullspend_control_plane::openapi::openapi_json().context("derive the OpenAPI document")?
+        ),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
+}
+
+/// Events never hold credentials; keys are printed on stdout once, by `up` alone.
+fn log_to_stderr(directives: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(directives)
+        .with_context(|| format!("`log` is {directives:?}; write a level such as info, or directives"))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    Ok(())
+}

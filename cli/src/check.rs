@@ -1,0 +1,51 @@
+//! `nullspend check-config`: what is in force, secrets hidden.
+
+use std::fmt::Write as _;
+
+use crate::config::Config;
+
+/// The settings in force, one a line.
+#[must_use]
+pub fn describe(config: &Config) -> String {
+    let database = match &config.database_url {
+        None => format!("SQLite in {}", config.data_dir.display()),
+        Some(_) => "given (hidden)".to_owned(),
+    };
+    let rows = [
+        ("listen", config.listen.to_string()),
+        ("data_dir", config.data_dir.display().to_string()),
+        ("database", database),
+        (
+            "bootstrap_key",
+            if config.bootstrap_key.is_some() { "given (hidden)" } else { "made up at the first start" }
+                .into(),
+        ),
+        ("log", config.log.clone()),
+        (
+            "envoy",
+            config.envoy.binary.as_ref().map_or("`envoy` on PATH".into(), |path| path.display().to_string()),
+        ),
+        ("envoy.concurrency", config.envoy.concurrency.to_string()),
+        ("limits.max_body_bytes", config.max_body_bytes.to_string()),
+        ("limits.max_bodies_in_flight_bytes", config.max_bodies_in_flight_bytes.to_string()),
+        ("shutdown.grace_ms", config.shutdown_grace.as_millis().to_string()),
+        ("ledger", format!("in this process, leases of {} ms", config.lease_ms)),
+        ("spool", format!("{:?}, at most {} bytes", config.spool.fsync, config.spool.max_bytes)),
+    ];
+    let mut text = String::new();
+    for (name, value) in rows {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{name:<34}{value}");
+    }
+    for upstream in &config.upstreams {
+        let _ = writeln!(
+            text,
+            "{:<34}{} (prices of {})",
+            format!("upstream {}", upstream.name),
+            upstream.base_url,
+            upstream.provider
+        );
+    }
+    text.push_str("the configuration can be used\n");
+    text
+}

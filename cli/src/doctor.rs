@@ -1,0 +1,84 @@
+//! `nullspend doctor`: what this machine lacks, with what to do about it.
+
+use std::{fs, net::TcpListener};
+
+use secrecy::SecretString;
+
+use crate::{
+    config::Config,
+    envoy::binary,
+    paths::Paths,
+    up::{database_url, open_control_plane},
+};
+
+type Finding = Result<String, String>;
+
+/// Looks at everything, prints a line for each, and says whether `up` would start.
+pub async fn run(config: &Config) -> bool {
+    let paths = Paths::prepare(&config.data_dir);
+    let directory = match &paths {
+        Ok(paths) => Ok(format!("{} (sockets in {})", paths.data_dir.display(), paths.sockets().display())),
+        Err(error) => Err(format!("{error}")),
+    };
+    let mut findings: Vec<(&str, Finding)> = vec![
+        ("envoy", find_envoy(config)),
+        ("data directory", directory),
+        ("ingress port", port(config)),
+        ("certificates", certificates(config)),
+    ];
+    if let Ok(paths) = &paths {
+        findings.push(("in use", in_use(paths)));
+        findings.push(("database", database(&database_url(config, paths)).await));
+    }
+    for (what, finding) in &findings {
+        match finding {
+            Ok(good) => println!("ok    {what}: {good}"),
+            Err(bad) => println!("FAIL  {what}: {bad}"),
+        }
+    }
+    findings.iter().all(|(_, finding)| finding.is_ok())
+}
+
+fn find_envoy(config: &Config) -> Finding {
+    let found = binary::find(config.envoy.binary.as_deref());
+    found
+        .map(|envoy| format!("{} {}", envoy.path.display(), envoy.version))
+        .map_err(|error| error.to_string())
+}
+
+fn port(config: &Config) -> Finding {
+    TcpListener::bind(config.listen).map(|_| format!("{} is free", config.listen)).map_err(|error| {
+        format!(
+            "{} cannot be listened on ({error}); stop what uses it, or set NULLSPEND_LISTEN",
+            config.listen
+        )
+    })
+}
+
+fn certificates(config: &Config) -> Finding {
+    let path = &config.envoy.ca_file;
+    match fs::metadata(path) {
+        Ok(_) => Ok(path.display().to_string()),
+        Err(error) if config.upstreams.iter().any(|upstream| upstream.base_url.starts_with("https://")) => {
+            Err(format!(
+                "{} cannot be read ({error}); install the package ca-certificates, or set NULLSPEND_ENVOY_CA_FILE",
+                path.display()
+            ))
+        }
+        Err(_) => Ok("none, and no upstream needs one".to_owned()),
+    }
+}
+
+fn in_use(paths: &Paths) -> Finding {
+    paths.lock().map(|_| "by nobody else".to_owned()).map_err(|error| error.to_string())
+}
+
+async fn database(url: &SecretString) -> Finding {
+    match open_control_plane(url).await {
+        Ok(control_plane) => {
+            control_plane.close().await;
+            Ok("answers".to_owned())
+        }
+        Err(error) => Err(format!("{error:#}")),
+    }
+}
