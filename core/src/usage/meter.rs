@@ -171,7 +171,7 @@ impl Meter {
             told_searches: None,
             containers: BTreeSet::new(),
             tool_calls: Vec::new(),
-            seen: Seen::default(),
+            seen: if kind == BodyKind::Json { Seen::of_whole_body() } else { Seen::default() },
             hides: false,
         };
         let provider = provider.to_owned();

@@ -5,6 +5,10 @@ use crate::tokenizer;
 /// Text beyond this is counted and dropped, so that a long stream does not keep all of it.
 const KEEP_BYTES: usize = 256 << 10;
 
+/// Text beyond this is not tokenised but counted by its bytes: no model answers with so much, so the limit of the
+/// request decides before it, and counting more would only take CPU time.
+const COUNT_BYTES: usize = 1 << 20;
+
 /// Output that was seen.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
@@ -13,9 +17,15 @@ pub struct Seen {
     kept: usize,
     counted: u64,
     bytes: u64,
+    keeps_all: bool,
 }
 
 impl Seen {
+    /// Of an answer in one piece, which is in memory as a whole anyway: nothing is counted before it is needed.
+    pub(super) fn of_whole_body() -> Self {
+        Self { keeps_all: true, ..Self::default() }
+    }
+
     pub(super) fn show(&mut self, owner: u64, text: &str) {
         if text.is_empty() {
             return;
@@ -38,7 +48,7 @@ impl Seen {
     fn grow(&mut self, text: &str) {
         self.bytes += text.len() as u64;
         self.kept += text.len();
-        if self.kept > KEEP_BYTES {
+        if self.kept > KEEP_BYTES && !self.keeps_all {
             self.counted = self.tokens();
             self.parts.clear();
             self.other.clear();
@@ -55,8 +65,13 @@ impl Seen {
     /// Tokens of it by OpenAI's current encoding.
     #[must_use]
     pub fn tokens(&self) -> u64 {
-        let kept: u64 = self.parts.iter().map(|(_, part)| tokenizer::count(part)).sum();
-        self.counted + kept + tokenizer::count(&self.other)
+        let mut left = COUNT_BYTES;
+        let texts = self.parts.iter().map(|(_, part)| part).chain([&self.other]);
+        texts.fold(self.counted, |sum, text| {
+            let (count, rest) = text.split_at(text.floor_char_boundary(left));
+            left -= count.len();
+            sum + tokenizer::count(count) + (rest.len() as u64).div_ceil(3)
+        })
     }
 
     /// The visible text by choice, output or block, as far as it is still kept.
