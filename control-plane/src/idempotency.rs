@@ -1,7 +1,8 @@
 //! `Idempotency-Key`: a repeated call gets the first answer instead of a second effect (contract §5.1).
 //!
 //! Keys belong to an organisation and a method. Only successes are remembered: a failed call had no effect, so its
-//! repeat is simply carried out. The same key with another request is a conflict, never somebody else's answer.
+//! repeat is simply carried out. The same key with another request is a conflict, never somebody else's answer. Of an
+//! answer that holds a secret only the fact is remembered: raw keys lie nowhere, not for a day either.
 
 use std::{
     convert::Infallible,
@@ -142,7 +143,7 @@ where
         let (schema, answers) = (Arc::clone(&self.schema), Arc::clone(&self.answers));
         Box::pin(async move {
             let answer = match prepare(&schema, &method, &caller, request).await {
-                Ok((claim, request)) => run(answers, claim, inner, request).await,
+                Ok((claim, request)) => run(answers, &method, claim, inner, request).await,
                 Err(refusal) => Err(refusal),
             };
             Ok(answer.unwrap_or_else(Status::into_http))
@@ -189,6 +190,7 @@ fn fingerprint(schema: &Schema, method: &Method, frame: &[u8]) -> [u8; 32] {
 
 async fn run<S>(
     answers: Arc<dyn Answers>,
+    method: &Method,
     claim: Claim,
     inner: S,
     request: Request<Body>,
@@ -201,8 +203,15 @@ where
         match answers.claim(&claim).await.map_err(|error| unreachable_memory(&error))? {
             Standing::Claimed => {
                 // On its own task: a client that leaves must not leave a claim behind, or an effect without its answer.
-                let work = tokio::spawn(carry_out(answers, claim, inner, request).in_current_span());
+                let work = tokio::spawn(
+                    carry_out(answers, method.secret_answer, claim, inner, request).in_current_span(),
+                );
                 return work.await.map_err(|_| Status::internal("the call did not finish"));
+            }
+            Standing::Done(_) if method.secret_answer => {
+                let message = "the first call with this Idempotency-Key succeeded, and its answer held a secret that is \
+                    shown once; if it was lost, revoke what was made and call again with a new Idempotency-Key";
+                return Err(status(Code::Aborted, "conflict", message));
             }
             Standing::Done(answer) => return Ok(replay(&answer)),
             Standing::Different => {
@@ -228,6 +237,7 @@ fn unreachable_memory(error: &MemoryFailed) -> Status {
 
 async fn carry_out<S>(
     answers: Arc<dyn Answers>,
+    secret: bool,
     claim: Claim,
     mut inner: S,
     request: Request<Body>,
@@ -251,7 +261,8 @@ where
     if code.is_none_or(|code| code == "0") && bytes.len() >= FRAME {
         let http_status =
             parts.headers.get("x-http-status").and_then(|value| value.to_str().ok()?.parse().ok());
-        let answer = Remembered { message: bytes.slice(FRAME..).to_vec(), http_status };
+        let message = if secret { Vec::new() } else { bytes.slice(FRAME..).to_vec() };
+        let answer = Remembered { message, http_status };
         if let Err(error) = answers.remember(&claim, &answer).await {
             tracing::warn!(error = &error as &dyn std::error::Error, "an answer could not be remembered");
         }

@@ -109,10 +109,6 @@ impl keys::KeyService for Keys {
         if request.name == "taken" {
             return Err(crate::status::status(tonic::Code::AlreadyExists, "limit_exceeded", "taken"));
         }
-        if request.name == "slow" {
-            self.entered.notify_one();
-            self.go_on.notified().await;
-        }
         let mut created = self.created.lock().unwrap();
         created.push(request.clone());
         let data = v1::CreatedKey {
@@ -139,8 +135,19 @@ impl keys::KeyService for Keys {
         &self,
         request: tonic::Request<v1::UpdateKeyRequest>,
     ) -> Result<tonic::Response<v1::UpdateKeyResponse>, tonic::Status> {
-        self.updated.lock().unwrap().push(request.into_inner());
-        Ok(tonic::Response::new(v1::UpdateKeyResponse::default()))
+        let request = request.into_inner();
+        if request.name.as_deref() == Some("slow") {
+            self.entered.notify_one();
+            self.go_on.notified().await;
+        }
+        if request.name.as_deref() == Some("taken") {
+            return Err(crate::status::status(tonic::Code::AlreadyExists, "limit_exceeded", "taken"));
+        }
+        let mut updated = self.updated.lock().unwrap();
+        updated.push(request.clone());
+        let id = format!("change-{}", updated.len());
+        let data = request.name.map(|name| v1::Key { id, name, ..Default::default() });
+        Ok(tonic::Response::new(v1::UpdateKeyResponse { data }))
     }
     async fn revoke_key(
         &self,
@@ -152,6 +159,7 @@ impl keys::KeyService for Keys {
 
 struct World {
     gateway: Gateway,
+    answers: Arc<Map>,
     keys: Arc<Keys>,
 }
 
@@ -165,13 +173,14 @@ impl World {
     fn new() -> Self {
         let schema = Arc::new(Schema::load().unwrap());
         let keys = Arc::new(Keys::default());
+        let answers = Arc::new(Map::default());
         let routes = Routes::new(keys::KeyServiceServer::from_arc(Arc::clone(&keys))).prepare();
         let gatekeeper = Gatekeeper::new(Arc::clone(&schema), Arc::new(Table));
-        let idempotent = Idempotent::new(Arc::clone(&schema), Arc::new(Map::default()), routes);
+        let idempotent = Idempotent::new(Arc::clone(&schema), answers.clone(), routes);
         let api = crate::Api::new(Guarded::new(gatekeeper.clone(), idempotent));
         let clock = Arc::new(ManualClock::at(1_775_984_400_000));
         let gateway = Gateway::new(schema, gatekeeper, api, clock, Arc::new(RandomIds)).unwrap();
-        Self { gateway, keys }
+        Self { gateway, answers, keys }
     }
 
     async fn send(&self, request: http::request::Builder, body: impl Into<axum::body::Body>) -> Got {
@@ -360,7 +369,7 @@ async fn repeats_get_the_first_answer() {
     let world = World::new();
     let send = |key: &'static str, body: &'static str| {
         let request =
-            Request::post("/api/keys").header("x-nullspend-key", "member").header("idempotency-key", key);
+            Request::patch("/api/keys/k").header("x-nullspend-key", "admin").header("idempotency-key", key);
         world.send(request.header("content-type", "application/json"), body)
     };
     let first = send("a", r#"{"name":"x","defaultTags":{"1":"1","2":"2","3":"3"}}"#).await;
@@ -368,16 +377,16 @@ async fn repeats_get_the_first_answer() {
     for _ in 0..4 {
         // The order of a map's entries is no difference.
         let again = send("a", r#"{"defaultTags":{"3":"3","2":"2","1":"1"},"name":"x"}"#).await;
-        assert_eq!((again.status, &again.body), (201, &first.body));
+        assert_eq!((again.status, &again.body), (200, &first.body));
         assert_eq!(again.headers["x-idempotent-replayed"], "true");
     }
-    assert_eq!(world.keys.created.lock().unwrap().len(), 1);
+    assert_eq!(world.keys.updated.lock().unwrap().len(), 1);
     let other = send("a", r#"{"name":"y"}"#).await;
     assert_eq!((other.status, &other.body["error"]["code"]), (409, &json!("conflict")));
-    assert_eq!(send("b", r#"{"name":"y"}"#).await.body["data"]["id"], "key-2");
+    assert_eq!(send("b", r#"{"name":"y"}"#).await.body["data"]["id"], "change-2");
     // Failures are not remembered.
     assert_eq!(send("c", r#"{"name":"taken"}"#).await.status, 409);
-    assert_eq!(send("c", r#"{"name":"free"}"#).await.status, 201);
+    assert_eq!(send("c", r#"{"name":"free"}"#).await.status, 200);
     let long: &'static str = Box::leak("k".repeat(256).into_boxed_str());
     assert_eq!(send(long, r#"{"name":"z"}"#).await.status, 400);
 }
@@ -387,7 +396,7 @@ async fn a_repeat_waits_for_the_first_call_and_a_client_that_leaves_loses_nothin
     let world = World::new();
     let send = || {
         let request =
-            Request::post("/api/keys").header("x-nullspend-key", "member").header("idempotency-key", "a");
+            Request::patch("/api/keys/k").header("x-nullspend-key", "admin").header("idempotency-key", "a");
         world.send(request.header("content-type", "application/json"), r#"{"name":"slow"}"#)
     };
     let mut first = Box::pin(send());
@@ -402,6 +411,23 @@ async fn a_repeat_waits_for_the_first_call_and_a_client_that_leaves_loses_nothin
     drop(first);
     world.keys.go_on.notify_one();
     let repeat = send().await;
-    assert_eq!((repeat.status, &repeat.body["data"]["id"]), (201, &json!("key-1")));
+    assert_eq!((repeat.status, &repeat.body["data"]["id"]), (200, &json!("change-1")));
     assert_eq!(repeat.headers["x-idempotent-replayed"], "true");
+}
+
+#[tokio::test]
+async fn answers_with_secrets_are_never_remembered() {
+    let world = World::new();
+    let send = || {
+        let request =
+            Request::post("/api/keys").header("x-nullspend-key", "member").header("idempotency-key", "a");
+        world.send(request.header("content-type", "application/json"), r#"{"name":"x"}"#)
+    };
+    assert_eq!(send().await.status, 201);
+    let repeat = send().await;
+    assert_eq!((repeat.status, &repeat.body["error"]["code"]), (409, &json!("conflict")));
+    assert_eq!(world.keys.created.lock().unwrap().len(), 1);
+    let remembered: Vec<_> =
+        world.answers.0.lock().unwrap().values().map(|(_, answer)| answer.clone()).collect();
+    assert!(remembered[0].as_ref().unwrap().message.is_empty());
 }

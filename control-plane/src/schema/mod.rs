@@ -100,6 +100,8 @@ pub struct Method {
     pub success_status: http::StatusCode,
     /// `Idempotency-Key` makes repeats return the first answer.
     pub idempotent: bool,
+    /// The answer holds a secret: repeats are refused instead of answered.
+    pub secret_answer: bool,
     /// Unknown JSON fields are ignored rather than refused.
     pub ignore_unknown: bool,
     /// REST addresses, the main one first.
@@ -208,6 +210,7 @@ impl MethodOptions {
             access: read_access(&access, at)?,
             success_status,
             idempotent: rest.idempotent,
+            secret_answer: rest.secret_answer,
             ignore_unknown: rest.ignore_unknown,
             bindings,
             input: shapes.add(&method.input())?,
