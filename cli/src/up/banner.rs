@@ -10,8 +10,8 @@ use serde_json::json;
 use crate::{config::Config, paths::Paths};
 
 /// Writes `run/ingress.json` and prints what to do next. Keys are shown on the first start only, on stdout only.
-pub fn announce(config: &Config, paths: &Paths, port: u16, first: Option<Bootstrap>) -> anyhow::Result<()> {
-    let url = url(config, port);
+pub fn announce(config: &Config, paths: &Paths, first: Option<Bootstrap>) -> anyhow::Result<()> {
+    let url = url(config);
     match first {
         Some(keys) => println!("{}", first_start(config, paths, &url, &keys)),
         None => println!("NullSpend serves {url}\ndata in {}", paths.data_dir.display()),
@@ -24,14 +24,14 @@ pub fn announce(config: &Config, paths: &Paths, port: u16, first: Option<Bootstr
 }
 
 /// How a client on this machine reaches the ingress.
-fn url(config: &Config, port: u16) -> String {
+fn url(config: &Config) -> String {
     let ip = config.listen.ip();
     let host = match ip {
         ip if ip.is_unspecified() => "127.0.0.1".to_owned(),
         std::net::IpAddr::V6(ip) => format!("[{ip}]"),
         ip @ std::net::IpAddr::V4(_) => ip.to_string(),
     };
-    format!("http://{host}:{port}")
+    format!("http://{host}:{}", config.listen.port())
 }
 
 fn first_start(config: &Config, paths: &Paths, url: &str, keys: &Bootstrap) -> String {

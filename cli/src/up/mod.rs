@@ -6,7 +6,12 @@
 mod banner;
 mod sockets;
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use nullspend_control_plane::{ControlPlane, app::Bootstrap};
@@ -48,7 +53,7 @@ const LAST_FLUSH: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Runs until SIGTERM or SIGINT, then drains.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let mut stop_signals = StopSignals::listen()?;
     let envoy = binary::find(config.envoy.binary.as_deref())?;
     let paths = Paths::prepare(&config.data_dir)?;
@@ -58,9 +63,12 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let _ = fs::remove_file(paths.ingress());
     let mut running = Running::start(&config, &paths).await?;
     let admin = Admin::at(paths.socket("envoy"));
+    write_bootstrap(&config, &paths)?;
     let supervisor = start_envoy(&config, &paths, envoy.path, &admin, &running.clock).await?;
-    let port = admin.ingress_port().await.context("ask Envoy for its port")?;
-    banner::announce(&config, &paths, port, running.first_start.take())?;
+    config.listen.set_port(admin.ingress_port().await.context("ask Envoy for its port")?);
+    // Port 0 has become a real one; an Envoy that must be started again takes the same.
+    write_bootstrap(&config, &paths)?;
+    banner::announce(&config, &paths, running.first_start.take())?;
     let failed = tokio::select! {
         () = stop_signals.next() => None,
         ended = running.tasks.join_next() => Some(ended),
@@ -251,13 +259,7 @@ fn node_id(data_dir: &Path, ids: &dyn Ids) -> anyhow::Result<String> {
     }
 }
 
-async fn start_envoy(
-    config: &Config,
-    paths: &Paths,
-    binary: std::path::PathBuf,
-    admin: &Admin,
-    clock: &Arc<dyn Clock>,
-) -> anyhow::Result<Supervisor> {
+fn write_bootstrap(config: &Config, paths: &Paths) -> anyhow::Result<()> {
     let bootstrap = EnvoyBootstrap {
         listen: config.listen,
         max_body_bytes: config.max_body_bytes,
@@ -271,10 +273,19 @@ async fn start_envoy(
         upstreams: &config.upstreams,
     };
     let file = paths.envoy_config();
-    fs::write(&file, bootstrap.render()?).with_context(|| format!("write {}", file.display()))?;
+    fs::write(&file, bootstrap.render()?).with_context(|| format!("write {}", file.display()))
+}
+
+async fn start_envoy(
+    config: &Config,
+    paths: &Paths,
+    binary: PathBuf,
+    admin: &Admin,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Supervisor> {
     let launch = Launch {
         binary,
-        bootstrap: file,
+        bootstrap: paths.envoy_config(),
         pid_file: paths.envoy_pid(),
         concurrency: config.envoy.concurrency,
     };

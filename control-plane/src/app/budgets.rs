@@ -219,7 +219,7 @@ impl App {
         if let Err(error) = self.ledger.apply_limits(rule.org, &[change]).await {
             tracing::warn!(%error, budget = %rule.budget, "the ledger learns of a limit later");
         }
-        self.policy_changed(rule.revision);
+        self.policy_changed(rule.revision).await;
     }
 
     async fn require_entity(&self, org: OrgId, entity: &Entity) -> Result<(), AppError> {

@@ -119,7 +119,7 @@ impl App {
         };
         self.check_key(caller, &record.identity)?;
         let revision = self.store.insert_key(&record, &hash_key(&secret.raw)).await?;
-        self.policy_changed(revision);
+        self.policy_changed(revision).await;
         Ok(CreatedKey { record, raw: secret.raw })
     }
 
@@ -159,7 +159,7 @@ impl App {
         self.check_key(caller, &wanted)?;
         let changed = self.store.update_key(caller.org, key, |identity| *identity = wanted).await?;
         let (record, revision) = changed.ok_or_else(|| AppError::not_found("Key"))?;
-        self.policy_changed(revision);
+        self.policy_changed(revision).await;
         Ok(record)
     }
 
@@ -172,7 +172,7 @@ impl App {
         self.changeable_key(caller, key).await?;
         let now_ms = self.clock.now_ms();
         let revision = self.store.revoke_key(caller.org, key, now_ms).await?;
-        self.policy_changed(revision.ok_or_else(|| AppError::not_found("Key"))?);
+        self.policy_changed(revision.ok_or_else(|| AppError::not_found("Key"))?).await;
         Ok(now_ms)
     }
 

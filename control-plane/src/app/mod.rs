@@ -8,12 +8,14 @@ mod error;
 mod events;
 mod keys;
 mod models;
+mod planes;
 mod secret;
 mod startup;
 
 use std::{
     fmt,
     sync::{Arc, PoisonError, RwLock},
+    time::Duration,
 };
 
 use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, policy::Policy};
@@ -26,9 +28,13 @@ pub use error::{AppError, Issue, Kind, PathSegment};
 pub use events::{Recorded, Reported, ReportedParts};
 pub use keys::{CreatedKey, KeyChange, NewKey, Page};
 pub use models::CheapModel;
+pub use planes::{ConnectedPlanes, Connection};
 pub use startup::Bootstrap;
 
 use crate::store::{PolicyDelta, Store};
+
+/// How long a change waits for data planes to enforce it.
+const PROPAGATION: Duration = Duration::from_secs(1);
 
 /// Everything the use cases work with.
 pub struct App {
@@ -37,6 +43,7 @@ pub struct App {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     policy_changed: watch::Sender<u64>,
+    data_planes: Arc<ConnectedPlanes>,
     policy: RwLock<Arc<Policy>>,
 }
 
@@ -50,7 +57,15 @@ impl App {
     /// Over an open store and a loaded (or soon to be loaded) ledger.
     #[must_use]
     pub fn new(store: Store, ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
-        Self { store, ledger, clock, ids, policy_changed: watch::Sender::new(0), policy: RwLock::default() }
+        Self {
+            store,
+            ledger,
+            clock,
+            ids,
+            policy_changed: watch::Sender::new(0),
+            data_planes: Arc::default(),
+            policy: RwLock::default(),
+        }
     }
 
     /// The store, for what needs no use case (ingest, policy streams, idempotency).
@@ -71,8 +86,20 @@ impl App {
         self.policy_changed.subscribe()
     }
 
-    fn policy_changed(&self, revision: u64) {
+    /// The data planes that are connected, and what they enforce.
+    #[must_use]
+    pub fn data_planes(&self) -> &Arc<ConnectedPlanes> {
+        &self.data_planes
+    }
+
+    /// Wakes the policy streams and waits until every connected data plane enforces `revision`, so that a caller that
+    /// was answered can rely on its change. A data plane that does not say so in time is not waited for: it gets the
+    /// change as soon as it can.
+    async fn policy_changed(&self, revision: u64) {
         self.policy_changed.send_modify(|known| *known = revision.max(*known));
+        if !self.data_planes.enforced(revision, PROPAGATION).await {
+            tracing::warn!(revision, "a data plane has not confirmed a policy change within {PROPAGATION:?}");
+        }
     }
 
     /// Policy as the database has it now; only what changed since the last time is read.

@@ -83,7 +83,7 @@ impl App {
         if !self.store.found(&founding).await? {
             return Ok(None);
         }
-        self.policy_changed(self.store.policy_position().await?.revision);
+        self.policy_changed(self.store.policy_position().await?.revision).await;
         Ok(Some(Bootstrap { org, user, owner_key: owner.raw, agent_key: agent.raw }))
     }
 

@@ -70,6 +70,13 @@ pub enum Refusal {
         /// The limit.
         max_bytes: usize,
     },
+    /// 431 `headers_too_large`.
+    HeadersTooLarge,
+    /// 415 `unsupported_media_type`: not JSON, or encoded so that it cannot be read.
+    MediaType {
+        /// What to change.
+        message: &'static str,
+    },
     /// 503 `service_unavailable`: no policy yet, or the spool cannot be written.
     Unavailable {
         /// What is missing.
@@ -142,6 +149,13 @@ impl Refusal {
                 format!("the request body is larger than {max_bytes} bytes"),
                 json!({ "max_bytes": max_bytes }),
             ),
+            Self::HeadersTooLarge => (
+                431,
+                "headers_too_large",
+                "the header fields are more than 64 KiB or more than 100; send fewer, or shorter ones".into(),
+                Value::Null,
+            ),
+            Self::MediaType { message } => (415, "unsupported_media_type", (*message).into(), Value::Null),
             Self::Unavailable { message } => (503, "service_unavailable", message.clone(), Value::Null),
             Self::Overloaded => {
                 (503, "overloaded", "too many request bodies are in flight; try again".into(), Value::Null)

@@ -43,6 +43,11 @@ impl AwaitingBody {
     }
 }
 
+/// Most header fields of a request, Envoy's own among them.
+const HEADERS_MAX: usize = 110;
+/// Most bytes of names and values together.
+const HEADERS_MAX_BYTES: usize = 64 << 10;
+
 /// Accepts or refuses a request by its headers. `policy` is `None` while the data plane has never had one.
 #[must_use]
 pub fn begin(
@@ -52,6 +57,9 @@ pub fn begin(
     attempt: AttemptId,
     now: Moment,
 ) -> Begin {
+    if headers.0.len() > HEADERS_MAX || headers.bytes() > HEADERS_MAX_BYTES {
+        return Begin::Answer(answered(&Refusal::HeadersTooLarge, None, attempt.0.simple().to_string()));
+    }
     let method = headers.get(":method").unwrap_or_default();
     let path = headers.get(":path").unwrap_or_default();
     let trace_id = head::trace_id(headers, || attempt.0.simple().to_string());
@@ -156,14 +164,14 @@ fn check_body_headers(settings: &Settings, headers: &Headers) -> Result<(), Refu
         essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
     });
     if !json {
-        return Err(bad_request("send the body as content-type application/json".to_owned()));
+        return Err(Refusal::MediaType { message: "send the body as content-type application/json" });
     }
     let plain =
         headers.get("content-encoding").is_none_or(|value| value.trim().eq_ignore_ascii_case("identity"));
     if !plain {
-        return Err(bad_request(
-            "send the body without content-encoding; it must be readable to be bounded".to_owned(),
-        ));
+        return Err(Refusal::MediaType {
+            message: "send the body without content-encoding; it must be readable to be bounded",
+        });
     }
     let length = headers.get("content-length").and_then(|value| value.parse::<u64>().ok());
     if length.is_some_and(|length| length > settings.max_body_bytes as u64) {

@@ -35,6 +35,12 @@ impl Headers {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_slice())
     }
 
+    /// Bytes of all names and values.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.iter().map(|(name, value)| name.len() + value.len()).sum()
+    }
+
     /// How often a header occurs.
     #[must_use]
     pub fn count(&self, name: &str) -> usize {

@@ -152,13 +152,18 @@ fn close(forwarded: Forwarded, end: End) -> Closing {
 fn headers_alone_can_refuse() {
     let viewer = KeyIdentity { role: Role::Owner, ..identity() };
     let no_provider = KeyIdentity { allowed_providers: Some(vec!["anthropic".into()]), ..identity() };
-    let cases: [(Policy, Headers, (u16, &str)); 9] = [
+    let cases: [(Policy, Headers, (u16, &str)); 10] = [
+        (policy_with(identity()), headers(CHAT, &[("x", &"x".repeat(70_000))]), (431, "headers_too_large")),
         (policy_with(identity()), headers("/v1/embeddings", &[]), (404, "not_found")),
         (Policy::default(), headers(CHAT, &[]), (401, "unauthorized")),
         (policy_with(identity()), headers(CHAT, &[("x-nullspend-key", KEY)]), (401, "unauthorized")),
         (policy_with(viewer), headers(CHAT, &[]), (403, "forbidden")),
         (policy_with(no_provider), headers(CHAT, &[]), (403, "mandate_violation")),
-        (policy_with(identity()), headers(CHAT, &[("content-encoding", "gzip")]), (400, "bad_request")),
+        (
+            policy_with(identity()),
+            headers(CHAT, &[("content-encoding", "gzip")]),
+            (415, "unsupported_media_type"),
+        ),
         (
             policy_with(identity()),
             headers(CHAT, &[("content-length", "2000000")]),

@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use futures::{FutureExt as _, StreamExt as _};
 use nullspend_core::{clock::Clock, policy::Policy};
 use nullspend_proto::internal::{
-    WatchRequest, WatchResponse, data_plane_service_client::DataPlaneServiceClient,
+    ConfirmPolicyRequest, WatchRequest, WatchResponse, data_plane_service_client::DataPlaneServiceClient,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -192,11 +192,27 @@ impl PolicyWatch {
                 return Ok(());
             }
             backoff.reset();
-            let mut state = self.state();
-            state.connected = true;
-            state.heard_ms = Some(self.clock.now_ms());
+            {
+                let mut state = self.state();
+                state.connected = true;
+                state.heard_ms = Some(self.clock.now_ms());
+            }
+            self.confirm(client).await;
         }
         Ok(())
+    }
+
+    /// Tells the control plane what is enforced now. It waits for that only briefly, so a failure needs no repeat.
+    async fn confirm(&self, client: &mut DataPlaneServiceClient<Channel>) {
+        let policy = self.current();
+        let confirmed = client.confirm_policy(ConfirmPolicyRequest {
+            dataplane_id: self.dataplane_id.clone(),
+            history_id: policy.history_id.clone(),
+            revision: policy.revision,
+        });
+        if let Err(status) = confirmed.await {
+            tracing::debug!(code = ?status.code(), "confirming the policy failed");
+        }
     }
 
     /// Lays messages over the policy and publishes it.
