@@ -7,8 +7,7 @@ use crate::{
     attempt::{Closing, Ending, Measurement},
     cost::Cost,
     price::{Catalogue, Lookup},
-    settle::{Charge, settle, unseen},
-    tokenizer,
+    settle::{Charge, prompt_tokens, settle, unseen},
     usage::{Metered, Terminal, UsageState},
 };
 
@@ -104,12 +103,8 @@ impl Forwarded {
             }
         });
         let priced = served.as_ref().unwrap_or(requested);
-        let prompt_tokens = match (&metered.usage, &self.prompt) {
-            (None, Some(body)) => {
-                Some(tokenizer::scale(priced, tokenizer::count(&String::from_utf8_lossy(body))))
-            }
-            _ => None,
-        };
+        let counted = self.prompt.as_ref().filter(|_| metered.usage.is_none());
+        let prompt_tokens = counted.and_then(|body| prompt_tokens(priced, view, body));
         let charge = settle(priced, view, bound, self.stub.held, &metered, prompt_tokens);
         Outcome { ending, charge, metered: Some(metered), price_id: Some(priced.id().to_owned()) }
     }

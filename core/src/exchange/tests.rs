@@ -321,7 +321,8 @@ fn forward_of(stream: bool) -> (Forward, Forwarded) {
 fn every_ending_costs_what_it_may_have_cost() {
     let usage = br#"{"model":"gpt-4o-mini-2024-07-18","choices":[],"usage":{"prompt_tokens":1000,"completion_tokens":10}}"#;
     let hold = forward_of(false).1.stub().held;
-    let cases: [(&str, Origin, &[u8], End, Ending, Measurement, Nanos); 7] = [
+    type Case<'a> = (&'a str, Origin, &'a [u8], End, Ending, Measurement, Nanos);
+    let cases: [Case<'_>; 7] = [
         // 1000 x 150 + 10 x 600 nano-dollars
         ("200", Origin::Provider, usage, End::Complete, Ending::Complete, Measurement::Exact, Nanos(156_000)),
         ("200", Origin::Provider, usage, End::Broken, Ending::Aborted, Measurement::Exact, Nanos(156_000)),
