@@ -165,6 +165,10 @@ impl Call {
 
 impl Admitted {
     fn match_budgets(self, policy: &Policy, now_ms: i64) -> Admission {
+        if !policy.is_enforceable(self.call.key.org) {
+            // A budget that this version cannot read must not pass for one that does not exist.
+            return self.call.refuse(&Refusal::BudgetUnavailable);
+        }
         let attribution = &self.call.attribution;
         let rules = policy.budgets_for(&self.call.key, &attribution.tags, attribution.customer.as_deref());
         if rules.is_empty() {

@@ -276,6 +276,14 @@ fn a_denial_names_its_budget_and_leaves_a_record() {
 }
 
 #[test]
+fn an_organisation_with_a_budget_nobody_can_read_is_refused_not_passed() {
+    let mut policy = policy_with(identity());
+    policy.set_unenforceable([ORG].into());
+    let answered = refused(admit(policy, CHAT, &chat(false)));
+    assert_eq!(code(&answered), (503, "budget_unavailable"));
+}
+
+#[test]
 fn a_ledger_that_cannot_decide_fails_closed() {
     let mut policy = policy_with(identity());
     policy.put_budget(budget(Enforcement::StrictBlock));
