@@ -30,12 +30,12 @@ impl Flight {
     ///
     /// # Errors
     /// The spool cannot be written: nothing may be forwarded, and the hold is released.
-    pub fn open(
+    pub async fn open(
         plane: &Arc<DataPlane>,
         opening: Box<Opening>,
         body: Vec<u8>,
     ) -> Result<(Self, Forward), Box<Answered>> {
-        if let Err(cause) = plane.spool.append(&convert::opened(&opening.stub)) {
+        if let Err(cause) = plane.spool.append_durably(&convert::opened(&opening.stub)).await {
             error!(%cause, "the spool cannot be written; the request is refused");
             let answered = opening.not_opened();
             let plane = Arc::clone(plane);
@@ -149,7 +149,7 @@ impl Pending {
     /// Nothing is settled before `closed` is written, so a full disk is waited for, with the hold in place.
     async fn write(&self, plane: &DataPlane, revision: u32) {
         let record = convert::closed(&self.stub, &self.closing, revision);
-        while let Err(cause) = plane.spool.append(&record) {
+        while let Err(cause) = plane.spool.append_durably(&record).await {
             error!(%cause, attempt = %self.stub.attempt, "the spool cannot be written; closing will be tried again");
             tokio::time::sleep(RETRY).await;
         }

@@ -121,7 +121,7 @@ impl Session {
             self.plane.release(&opening).await;
             return Err(Gone);
         }
-        let (flight, forward) = match Flight::open(&self.plane, opening, body) {
+        let (flight, forward) = match Flight::open(&self.plane, opening, body).await {
             Ok(opened) => opened,
             Err(answered) => return self.answer(*answered).await,
         };
