@@ -84,9 +84,18 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(settings) => {
             let config = settings.load()?;
             log_to_stderr(&config.log)?;
+            for name in unknown_variables()? {
+                tracing::warn!("{name} is set and is no setting; config.default.toml lists every one");
+            }
             runtime()?.block_on(up::run(config))?;
         }
-        Command::CheckConfig(settings) => print!("{}", check::describe(&settings.load()?)),
+        Command::CheckConfig(settings) => {
+            let config = settings.load()?;
+            for name in unknown_variables()? {
+                println!("warning: {name} is set and is no setting; config.default.toml lists every one");
+            }
+            print!("{}", check::describe(&config));
+        }
         Command::Doctor(settings) => {
             let config = settings.load()?;
             if !runtime()?.block_on(doctor::run(&config)) {
@@ -100,6 +109,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         ),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Variables that look like settings and are none: a typo there would otherwise go unnoticed.
+fn unknown_variables() -> Result<Vec<String>, config::ConfigError> {
+    let present = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    Ok(config::layers::unknown_variables(&config::layers::defaults()?, present))
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {

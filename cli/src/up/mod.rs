@@ -318,7 +318,15 @@ async fn drain(config: &Config, running: &Running, admin: &Admin) {
     if let Err(error) = admin.close_listeners().await {
         tracing::warn!(%error, "Envoy could not be asked to stop listening");
     }
-    if !wait_until(config.shutdown_grace, || running.data_plane.in_flight() == 0).await {
+    let idle = async {
+        // An Envoy that does not answer has no requests any more.
+        while running.data_plane.in_flight() > 0
+            || admin.requests_in_flight().await.is_ok_and(|count| count > 0)
+        {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    if tokio::time::timeout(config.shutdown_grace, idle).await.is_err() {
         tracing::warn!(in_flight = running.data_plane.in_flight(), "the grace is over; the rest is cut");
     }
 }
