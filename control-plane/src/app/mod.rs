@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, policy::Policy};
+use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, policy::Policy, price::Catalogue};
 use tokio::sync::watch;
 
 pub use budgets::{BudgetRequest, BudgetView};
@@ -42,6 +42,7 @@ pub struct App {
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
+    catalogue: Arc<Catalogue>,
     policy_changed: watch::Sender<u64>,
     data_planes: Arc<ConnectedPlanes>,
     policy: RwLock<Arc<Policy>>,
@@ -62,6 +63,7 @@ impl App {
             ledger,
             clock,
             ids,
+            catalogue: Catalogue::shipped(),
             policy_changed: watch::Sender::new(0),
             data_planes: Arc::default(),
             policy: RwLock::default(),

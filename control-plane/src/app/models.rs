@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use nullspend_core::price::{Class, Priced};
+
 use super::App;
 
 /// A model with its standard rates, USD per million tokens.
@@ -24,18 +26,47 @@ pub(super) fn rate(model: &CheapModel) -> f64 {
 
 impl App {
     /// Provider ids of the price catalogue.
-    #[expect(clippy::unused_self, reason = "asks the catalogue once that has landed")]
     pub(super) fn providers(&self) -> BTreeSet<&str> {
-        BTreeSet::from(["anthropic", "gemini", "openai"])
+        self.catalogue.models().map(|model| model.provider()).collect()
     }
 
     /// The cheapest allowed model of each provider.
-    #[expect(clippy::unused_self, reason = "asks the catalogue once that has landed")]
     pub(super) fn cheapest(
         &self,
-        _models: Option<&[String]>,
-        _providers: Option<&[String]>,
+        models: Option<&[String]>,
+        providers: Option<&[String]>,
     ) -> BTreeMap<String, CheapModel> {
-        BTreeMap::new()
+        let allows =
+            |list: Option<&[String]>, name: &str| list.is_none_or(|list| list.iter().any(|x| x == name));
+        let now_ms = self.clock.now_ms();
+        let mut cheapest: BTreeMap<String, CheapModel> = BTreeMap::new();
+        for provider in self.providers() {
+            if !allows(providers, provider) {
+                continue;
+            }
+            let allowed = self
+                .catalogue
+                .priced_at(provider, now_ms)
+                .filter(|priced| allows(models, priced.model().id()))
+                .map(|priced| cheap_model(&priced));
+            if let Some(model) = allowed.min_by(|a, b| rate(a).total_cmp(&rate(b))) {
+                cheapest.insert(provider.to_owned(), model);
+            }
+        }
+        cheapest
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for display; rates are far below 2^53")]
+fn cheap_model(priced: &Priced) -> CheapModel {
+    let standard = priced.standard();
+    let (rates, _) = standard.band(0);
+    // Pico-dollars per token are micro-dollars per million tokens.
+    let dollars = |class| rates.billed(class).0 as f64 / 1e6;
+    CheapModel {
+        model: priced.model().id().to_owned(),
+        provider: priced.provider().to_owned(),
+        input_per_mtok: dollars(Class::Input),
+        output_per_mtok: dollars(Class::Output),
     }
 }
