@@ -29,4 +29,6 @@ pub type Api = tower::util::BoxCloneSyncService<
 >;
 
 #[cfg(test)]
+mod rest_tests;
+#[cfg(test)]
 mod serving_tests;

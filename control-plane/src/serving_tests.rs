@@ -28,9 +28,9 @@ use crate::{
     store::{Founding, KeyRecord, Store},
 };
 
-struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
-    plane: Arc<ControlPlane>,
+    pub(crate) plane: Arc<ControlPlane>,
     org: OrgId,
     user: UserId,
     stop: CancellationToken,
@@ -41,7 +41,7 @@ fn url(dir: &Path) -> SecretString {
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let deps = Deps {
@@ -86,7 +86,7 @@ impl World {
             default_tags: [("team".to_owned(), "core".to_owned())].into(),
             locked_tags: Vec::new(),
             required_tags: Vec::new(),
-            allowed_models: Some(Vec::new()),
+            allowed_models: (role == Role::Agent).then(Vec::new),
             allowed_providers: None,
             api_version: "2026-04-01".to_owned(),
         };
