@@ -43,6 +43,8 @@ impl AwaitingBody {
     }
 }
 
+/// How our own keys begin (contract §1.2).
+const KEY_PREFIX: &[u8] = b"ns_live_sk_";
 /// Most header fields of a request, Envoy's own among them.
 const HEADERS_MAX: usize = 110;
 /// Most bytes of names and values together.
@@ -118,6 +120,14 @@ fn accept(
     if key.role != Role::Agent {
         return Err(Refusal::NotAnAgent { role: key.role.as_str() }.into());
     }
+    if ["authorization", "x-api-key"].iter().any(|name| is_ours(headers, name)) {
+        return Err(bad_request(
+            "Authorization and x-api-key are forwarded to the provider and must hold the provider's key, not a NullSpend \
+             key; send that one in X-NullSpend-Key alone"
+                .to_owned(),
+        )
+        .into());
+    }
     check_body_headers(settings, headers)?;
     let session_id = head::session_id(headers).map_err(bad_request)?;
     let attribution = head::attribution(headers, key).map_err(bad_request)?;
@@ -155,6 +165,15 @@ fn accept(
 
 fn bad_request(message: String) -> Refusal {
     Refusal::BadRequest { message, param: None }
+}
+
+/// Whether a credential for the provider is one of ours, which must not leave the house.
+fn is_ours(headers: &Headers, name: &str) -> bool {
+    headers
+        .0
+        .iter()
+        .filter(|(n, _)| n == name)
+        .any(|(_, value)| value.windows(KEY_PREFIX.len()).any(|window| window == KEY_PREFIX))
 }
 
 /// The body will be JSON, uncompressed and not too large, or the request stops here.

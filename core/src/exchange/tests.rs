@@ -152,7 +152,12 @@ fn close(forwarded: Forwarded, end: End) -> Closing {
 fn headers_alone_can_refuse() {
     let viewer = KeyIdentity { role: Role::Owner, ..identity() };
     let no_provider = KeyIdentity { allowed_providers: Some(vec!["anthropic".into()]), ..identity() };
-    let cases: [(Policy, Headers, (u16, &str)); 10] = [
+    let cases: [(Policy, Headers, (u16, &str)); 11] = [
+        (
+            policy_with(identity()),
+            headers(CHAT, &[("authorization", &format!("Bearer {KEY}"))]),
+            (400, "bad_request"),
+        ),
         (policy_with(identity()), headers(CHAT, &[("x", &"x".repeat(70_000))]), (431, "headers_too_large")),
         (policy_with(identity()), headers("/v1/embeddings", &[]), (404, "not_found")),
         (Policy::default(), headers(CHAT, &[]), (401, "unauthorized")),
