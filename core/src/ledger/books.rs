@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Balance, CounterKey, LimitChange, Scope};
+use super::{Balance, CounterKey, LimitChange, Scope, by_id::ById};
 use crate::{
     id::BudgetId,
     money::{MAX_TOTAL_NANOS, Nanos},
@@ -12,7 +12,7 @@ use crate::{
 /// The budgets of one organisation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Books {
-    budgets: HashMap<BudgetId, Budget>,
+    budgets: HashMap<BudgetId, Budget, ById>,
 }
 
 /// One budget: its limit, and a counter for each of its windows that is still of use.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{
     Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, LimitChange, MAX_SCOPES, Misuse,
-    OpenHolds, Reserve, ReserveOutcome, Scope, SettleOutcome, Why, books::Books,
+    OpenHolds, Reserve, ReserveOutcome, Scope, SettleOutcome, Why, books::Books, by_id::ById,
 };
 use crate::{
     id::{AttemptId, OrgId},
@@ -28,9 +28,9 @@ pub struct State {
     /// The latest time ever passed in: time never moves backwards.
     now_ms: i64,
     books: Books,
-    open: HashMap<AttemptId, Hold>,
+    open: HashMap<AttemptId, Hold, ById>,
     /// Remembered until their owners report the truth.
-    lapsed: HashMap<AttemptId, Lapse>,
+    lapsed: HashMap<AttemptId, Lapse, ById>,
     done: Done,
 }
 
@@ -55,7 +55,7 @@ struct Lapse {
 /// Ids that were settled or charged within [`REMEMBER_DONE_MS`].
 #[derive(Clone, Debug, Default)]
 struct Done {
-    ids: HashSet<AttemptId>,
+    ids: HashSet<AttemptId, ById>,
     /// The same ids with the time they were done, oldest first.
     order: VecDeque<(i64, AttemptId)>,
 }
@@ -86,8 +86,8 @@ impl State {
             org,
             now_ms: i64::MIN,
             books: Books::default(),
-            open: HashMap::new(),
-            lapsed: HashMap::new(),
+            open: HashMap::default(),
+            lapsed: HashMap::default(),
             done: Done::default(),
         }
     }

@@ -4,6 +4,7 @@
 //! an error means only that the ledger could not be reached.
 
 mod books;
+mod by_id;
 pub mod law;
 
 use async_trait::async_trait;
