@@ -94,7 +94,7 @@ pub struct AppError {
     /// Everything wrong with the request, all at once.
     pub issues: Vec<Issue>,
     /// When trying again makes sense.
-    pub retry_after_s: Option<u32>,
+    pub retry_after_s: Option<u16>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 

@@ -77,14 +77,14 @@ pub(super) fn list(values: Option<Vec<String>>) -> Option<v1::StringList> {
 }
 
 pub(super) fn interval(interval: Interval) -> Option<i32> {
-    Some(match interval {
+    let word = match interval {
         Interval::Daily => v1::ResetInterval::Daily,
         Interval::Weekly => v1::ResetInterval::Weekly,
         Interval::Monthly => v1::ResetInterval::Monthly,
         Interval::Yearly => v1::ResetInterval::Yearly,
         Interval::None => return None,
-    })
-    .map(i32::from)
+    };
+    Some(word.into())
 }
 
 pub(super) fn interval_of(interval: v1::ResetInterval) -> Option<Interval> {

@@ -61,7 +61,7 @@ impl CostEventService for Services {
         let limit = request.limit;
         let page = self.app.list_events(&caller, &filter(request)?, limit).await?;
         Ok(Response::new(v1::ListCostEventsResponse {
-            cursor: page.next.map(next),
+            cursor: page.next.as_ref().map(next),
             data: page.items.into_iter().map(event).collect(),
         }))
     }
@@ -174,7 +174,7 @@ fn reference(recorded: &Recorded) -> v1::IngestedRef {
     v1::IngestedRef { id: recorded.id.to_string(), created_at: Some(timestamp(recorded.created_at_ms)) }
 }
 
-fn next(cursor: Cursor) -> v1::Cursor {
+fn next(cursor: &Cursor) -> v1::Cursor {
     v1::Cursor {
         created_at: Some(timestamp(cursor.at_ms)),
         id: format!("{}{}", AttemptId::PREFIX, cursor.id),

@@ -61,7 +61,7 @@ impl KeyService for Services {
         let from = cursor::<KeyId>(request.cursor, KeyId::bare)?;
         let page = self.app.list_keys(&caller, request.limit, from).await?;
         Ok(Response::new(v1::ListKeysResponse {
-            cursor: page.next.map(next),
+            cursor: page.next.as_ref().map(next),
             data: page.items.into_iter().map(key).collect(),
         }))
     }
@@ -109,7 +109,7 @@ fn change(request: v1::UpdateKeyRequest) -> Result<KeyChange, AppError> {
     Ok(change)
 }
 
-fn next(cursor: Cursor) -> v1::Cursor {
+fn next(cursor: &Cursor) -> v1::Cursor {
     v1::Cursor { created_at: Some(timestamp(cursor.at_ms)), id: format!("{}{}", KeyId::PREFIX, cursor.id) }
 }
 
