@@ -160,17 +160,27 @@ async fn a_client_that_leaves_in_mid_stream_pays_for_what_it_was_sent() {
 #[tokio::test]
 async fn a_provider_that_breaks_off_is_charged_for_what_was_seen() {
     let mut world = World::new().await;
-    for path in PATHS {
-        let body = request(path, "[[fake tokens=20 chunks=10 reset_at=5]]", true);
-        let opened = world.stack.open(&world.stack.http, &world.agent.key, path, body).await;
-        let live = opened.expect("an answer");
-        // Reset before the first byte could be passed on: then the whole answer is an error.
-        let refused = live.status.is_server_error();
+    for (round, path) in PATHS.into_iter().enumerate() {
+        let order = format!("[[fake tokens=20 chunks=10 gate=break{round} gate_at=5 reset_at=5]]");
+        let opened =
+            world.stack.open(&world.stack.http, &world.agent.key, path, request(path, &order, true)).await;
+        let mut live = opened.expect("an answer");
+        live.read_until("word").await;
+        world.stack.provider.open_gate(&format!("break{round}"));
         let (text, whole) = live.rest().await;
-        assert!(refused || !whole, "a broken stream must not look complete: {text}");
+        assert!(!whole, "a broken stream must not look complete: {text}");
         let event = world.event().await;
         assert_estimated(&event, world.last_call().billed_nanos);
         assert_eq!(event["ending"], "aborted", "{path} {event:#}");
+
+        // Broken so early that Envoy may not have begun to answer: then it says so itself.
+        let body = request(path, "[[fake tokens=20 chunks=10 reset_at=1]]", true);
+        let opened =
+            world.stack.open(&world.stack.http, &world.agent.key, path, body).await.expect("an answer");
+        let status = opened.status.as_u16();
+        let (_, whole) = opened.rest().await;
+        assert!(!whole || (502..=504).contains(&status), "{path} {status}");
+        assert_estimated(&world.event().await, world.last_call().billed_nanos);
 
         // The same with the API's own error event and a valid end.
         let body = request(path, "[[fake tokens=20 chunks=10 error_at=5]]", true);
