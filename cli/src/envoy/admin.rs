@@ -98,6 +98,14 @@ impl Admin {
         self.call(Method::POST, "/drain_listeners").await.map(drop)
     }
 
+    /// Opens the access log anew, after it was renamed.
+    ///
+    /// # Errors
+    /// Any [`AdminError`].
+    pub async fn reopen_logs(&self) -> Result<(), AdminError> {
+        self.call(Method::POST, "/reopen_logs").await.map(drop)
+    }
+
     async fn call(&self, method: Method, path: &str) -> Result<Bytes, AdminError> {
         timeout(CALL, self.exchange(method, path)).await.map_err(|_| AdminError::TimedOut)?
     }

@@ -3,7 +3,9 @@
 //! The order of the start is design §5's: what the last run left in the spool reaches the store before the ledger is
 //! loaded from it, and nothing is served before the ledger is.
 
+mod access_log;
 mod banner;
+mod limits;
 mod sockets;
 
 use std::{
@@ -55,6 +57,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// Runs until SIGTERM or SIGINT, then drains.
 pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let mut stop_signals = StopSignals::listen()?;
+    limits::raise_open_files();
     let envoy = binary::find(config.envoy.binary.as_deref())?;
     let paths = Paths::prepare(&config.data_dir)?;
     let _lock = paths.lock()?;
@@ -69,12 +72,17 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     // Port 0 has become a real one; an Envoy that must be started again takes the same.
     write_bootstrap(&config, &paths)?;
     banner::announce(&config, &paths, running.first_start.take())?;
+    let access_log = paths.access_log();
     let failed = tokio::select! {
         () = stop_signals.next() => None,
         ended = running.tasks.join_next() => Some(ended),
+        () = access_log::rotate(&access_log, &admin) => None,
     };
     if failed.is_none() {
-        drain(&config, &running, &admin).await;
+        tokio::select! {
+            () = drain(&config, &running, &admin) => {}
+            () = stop_signals.next() => tracing::warn!("asked twice to end: what is in flight is cut"),
+        }
     }
     supervisor.stop().await;
     let _ = fs::remove_file(paths.ingress());
