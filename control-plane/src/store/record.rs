@@ -12,8 +12,18 @@ use nullspend_proto::internal::{self as proto, AttemptStub, Closed, Denied};
 
 use super::{EventRecord, Source, ingest::DenialRecord};
 
-/// Text that both databases accept: PostgreSQL refuses NUL.
+/// Longest stored text in bytes. PostgreSQL refuses index entries above a third of a page, and a provider's request id
+/// may be as long as a header.
+const MAX_TEXT: usize = 1024;
+
+/// Text that both databases accept: short enough to index, and without NUL, which PostgreSQL refuses.
 pub(super) fn clean(text: &str) -> String {
+    let mut text = without_nul(text);
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    text
+}
+
+fn without_nul(text: &str) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
 }
 
@@ -156,7 +166,7 @@ pub(super) fn denial(denied: &Denied) -> Result<DenialRecord, String> {
         customer: clean_option(denied.customer.as_ref()),
         tags: tags([&denied.tags, &BTreeMap::new()]),
         estimated_nanos: denied.estimated_nanos,
-        details: clean(&denied.details_json),
+        details: without_nul(&denied.details_json),
         suppressed: i64::try_from(denied.suppressed).unwrap_or(i64::MAX),
     })
 }

@@ -1,0 +1,178 @@
+//! Budgets with the live balances of the ledger.
+
+use nullspend_control_plane::app::{BudgetRequest, BudgetView};
+use nullspend_core::{
+    id::{AttemptId, BudgetId, Ids, RandomIds},
+    ledger::{Reserve, ReserveOutcome, scope_for},
+    money::Nanos,
+    policy::{Enforcement, Role},
+    window::Interval,
+};
+
+use crate::world::{DAY, NOW, World, fields, org_budget, report};
+
+async fn only(world: &World) -> BudgetView {
+    let mut budgets = world.app.list_budgets(&world.owner).await.unwrap();
+    assert_eq!(budgets.len(), 1);
+    budgets.remove(0)
+}
+
+#[tokio::test]
+async fn an_upsert_keeps_what_it_does_not_name_but_the_interval() {
+    let world = World::new().await;
+    let full = BudgetRequest {
+        interval: Some(Interval::Daily),
+        time_zone: Some("Asia/Tokyo".to_owned()),
+        enforcement: Some(Enforcement::Warn),
+        thresholds: vec![10, 20],
+        ..org_budget(5)
+    };
+    let first = world.app.upsert_budget(&world.owner, full).await.unwrap().record;
+    let second = world.app.upsert_budget(&world.owner, org_budget(7)).await.unwrap().record;
+    assert_eq!(second.rule.budget, first.rule.budget);
+    assert_eq!(second.rule.limit, Nanos(7_000));
+    assert_eq!(
+        (second.rule.enforcement, second.thresholds.as_slice()),
+        (Enforcement::Warn, [10, 20].as_slice())
+    );
+    assert_eq!((second.rule.time_zone.name(), second.rule.interval), ("Asia/Tokyo", Interval::None));
+    assert_eq!(second.rule.generation, first.rule.generation + 1, "another calendar begins anew");
+    let third = world.app.upsert_budget(&world.owner, org_budget(8)).await.unwrap().record;
+    assert_eq!(third.rule.generation, second.rule.generation, "another limit does not");
+    let named = BudgetRequest { name: "daily".to_owned(), ..org_budget(1) };
+    assert_ne!(
+        world.app.upsert_budget(&world.owner, named).await.unwrap().record.rule.budget,
+        first.rule.budget
+    );
+    assert_eq!(world.app.list_budgets(&world.owner).await.unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn every_problem_of_a_budget_is_told_at_once() {
+    let world = World::new().await;
+    let bad = BudgetRequest {
+        entity_type: Some("tag"),
+        entity_id: "team".to_owned(),
+        name: "x".repeat(65),
+        max_budget_microdollars: 0,
+        time_zone: Some("Mars/Olympus".to_owned()),
+        thresholds: vec![0, 50, 50, 101],
+        ..BudgetRequest::default()
+    };
+    let error = world.app.upsert_budget(&world.owner, bad).await.unwrap_err();
+    let thresholds = [0, 2, 3].map(|n| format!("thresholdPercentages[{n}]"));
+    let expected = [
+        ["entityId", "maxBudgetMicrodollars", "name"].map(str::to_owned).as_slice(),
+        &thresholds,
+        &["timeZone".to_owned()],
+    ]
+    .concat();
+    assert_eq!(fields(&error), expected);
+    let too_much =
+        world.app.upsert_budget(&world.owner, org_budget(4_000_000_000_000_001)).await.unwrap_err();
+    assert_eq!(fields(&too_much), ["maxBudgetMicrodollars"]);
+    world.app.upsert_budget(&world.owner, org_budget(4_000_000_000_000_000)).await.unwrap();
+    let nothing = world.app.upsert_budget(&world.owner, BudgetRequest::default()).await.unwrap_err();
+    assert_eq!(fields(&nothing), ["entityType", "maxBudgetMicrodollars"]);
+    let admin_only = world.app.upsert_budget(&world.with_role(Role::Member).await, org_budget(1)).await;
+    assert_eq!(admin_only.unwrap_err().code, "forbidden");
+}
+
+#[tokio::test]
+async fn a_budget_binds_only_what_exists() {
+    let world = World::new().await;
+    let of = |kind, id: String| BudgetRequest { entity_type: Some(kind), entity_id: id, ..org_budget(1) };
+    let (user, key) = (world.owner.user, world.owner.key_id().unwrap());
+    for (kind, id) in [
+        ("user", user.to_string()),
+        ("user", user.bare()),
+        ("api_key", key.to_string()),
+        ("tag", "a=b".to_owned()),
+        ("customer", "acme".to_owned()),
+        ("org", world.owner.org.to_string()),
+    ] {
+        world.app.upsert_budget(&world.owner, of(kind, id)).await.unwrap();
+    }
+    for kind in ["user", "api_key"] {
+        let error =
+            world.app.upsert_budget(&world.owner, of(kind, RandomIds.v4().to_string())).await.unwrap_err();
+        assert_eq!(error.code, "budget_entity_not_found");
+    }
+    let foreign =
+        world.app.upsert_budget(&world.owner, of("org", RandomIds.v4().to_string())).await.unwrap_err();
+    assert_eq!(fields(&foreign), ["entityId"]);
+    for name in ["b", "c", "d"] {
+        let request = BudgetRequest { name: name.to_owned(), ..org_budget(1) };
+        world.app.upsert_budget(&world.owner, request).await.unwrap();
+    }
+    let fifth = BudgetRequest { name: "e".to_owned(), ..org_budget(1) };
+    assert_eq!(world.app.upsert_budget(&world.owner, fifth).await.unwrap_err().code, "limit_exceeded");
+}
+
+#[tokio::test]
+async fn spend_and_holds_are_live_and_windows_turn() {
+    let world = World::new().await;
+    let daily = BudgetRequest { interval: Some(Interval::Daily), ..org_budget(1_000) };
+    let made = world.app.upsert_budget(&world.owner, daily).await.unwrap();
+    assert_eq!(made.period_start_ms(), NOW, "spend counts from its making");
+    world.app.ingest(&world.agent, vec![report("r1", 400)], false).await.unwrap();
+    let hold = Reserve {
+        hold: AttemptId(RandomIds.v7(NOW)),
+        org: world.owner.org,
+        scopes: vec![scope_for(&made.record.rule, NOW)],
+        amount: Nanos(100_000),
+        lease_ms: 1_000,
+        stub: Default::default(),
+    };
+    assert!(matches!(world.ledger.reserve(&hold).await.unwrap(), ReserveOutcome::Reserved { .. }));
+    let now = only(&world).await;
+    assert_eq!((now.settled, now.held, now.remaining()), (Nanos(400_000), Nanos(100_000), Nanos(500_000)));
+    world.clock.advance_ms(DAY);
+    let next = only(&world).await;
+    assert_eq!((next.settled, next.held), (Nanos::ZERO, Nanos::ZERO));
+    assert_eq!(Some(next.period_start_ms()), now.window.end_ms);
+}
+
+#[tokio::test]
+async fn resets_and_deletions_reach_the_ledger_at_once() {
+    let world = World::new().await;
+    let id = world.app.upsert_budget(&world.owner, org_budget(100)).await.unwrap().record.rule.budget;
+    world.app.ingest(&world.agent, vec![report("r1", 90)], false).await.unwrap();
+    world.clock.advance_ms(5);
+    let reset = world.app.reset_budget(&world.owner, id).await.unwrap();
+    assert_eq!((reset.settled, reset.period_start_ms()), (Nanos::ZERO, NOW + 5));
+    world.app.ingest(&world.agent, vec![report("r2", 30)], false).await.unwrap();
+    assert_eq!(world.app.budget(&world.owner, id).await.unwrap().settled, Nanos(30_000));
+    world.app.delete_budget(&world.owner, id).await.unwrap();
+    assert_eq!(world.app.budget(&world.owner, id).await.unwrap_err().code, "not_found");
+    assert_eq!(world.app.delete_budget(&world.owner, id).await.unwrap_err().code, "not_found");
+    assert_eq!(
+        world.app.reset_budget(&world.owner, BudgetId(RandomIds.v4())).await.unwrap_err().code,
+        "not_found"
+    );
+}
+
+#[tokio::test]
+async fn a_restart_loads_what_was_spent_and_the_limits() {
+    let world = World::new().await;
+    world.app.upsert_budget(&world.owner, org_budget(100)).await.unwrap();
+    let gone = BudgetRequest { name: "gone".to_owned(), ..org_budget(100) };
+    let gone = world.app.upsert_budget(&world.owner, gone).await.unwrap().record.rule;
+    world.app.ingest(&world.agent, vec![report("r1", 90)], false).await.unwrap();
+    world.app.delete_budget(&world.owner, gone.budget).await.unwrap();
+    let world = world.restarted().await;
+    let now = only(&world).await;
+    assert_eq!(now.settled, Nanos(90_000));
+    let hold = |scope, amount| Reserve {
+        hold: AttemptId(RandomIds.v7(NOW)),
+        org: world.owner.org,
+        scopes: vec![scope],
+        amount: Nanos(amount),
+        lease_ms: 1_000,
+        stub: Default::default(),
+    };
+    let over = world.ledger.reserve(&hold(scope_for(&now.record.rule, NOW), 10_001)).await.unwrap();
+    assert!(matches!(over, ReserveOutcome::Denied { .. }), "{over:?}");
+    let deleted = world.ledger.reserve(&hold(scope_for(&gone, NOW), 1)).await.unwrap();
+    assert!(matches!(deleted, ReserveOutcome::StalePolicy { .. }), "{deleted:?}");
+}

@@ -1,0 +1,107 @@
+//! One suite for the store, run on SQLite and on PostgreSQL.
+
+mod administration;
+mod calls;
+mod events;
+mod ingest;
+mod world;
+
+use world::{Engine, World};
+
+/// Instantiates every test for one database.
+macro_rules! on {
+    ($engine:ident, $($module:ident::$name:ident,)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                crate::$module::$name(crate::World::new(crate::Engine::$engine).await).await;
+            }
+        )*
+    };
+}
+
+macro_rules! suite {
+    ($($module:ident::$name:ident,)*) => {
+        mod sqlite { on!(Sqlite, $($module::$name,)*); }
+        mod postgres { on!(Postgres, $($module::$name,)*); }
+    };
+}
+
+suite! {
+    administration::the_first_organisation_is_founded_once,
+    administration::members_have_one_role_in_each_organisation,
+    administration::keys_are_found_by_hash_until_revoked,
+    administration::keys_are_listed_newest_first_page_by_page,
+    administration::a_keys_use_is_noted_once_a_minute,
+    administration::a_place_has_one_live_budget,
+    administration::resets_leave_old_windows_behind,
+    administration::policy_is_read_whole_or_since_a_revision,
+    administration::concurrent_changes_take_different_revisions,
+    administration::a_database_keeps_its_history,
+    administration::a_database_has_one_node,
+    calls::idempotent_calls_run_once,
+    calls::stale_calls_give_way,
+    ingest::records_are_written_once,
+    ingest::the_truth_replaces_a_lapse_whatever_the_order,
+    ingest::a_higher_revision_wins,
+    ingest::windows_saturate,
+    ingest::senseless_records_are_set_aside_and_acknowledged,
+    ingest::text_no_database_takes_arrives_all_the_same,
+    ingest::one_refused_record_does_not_hold_back_the_rest,
+    ingest::large_batches_are_whole,
+    ingest::concurrent_repeats_count_once,
+    ingest::an_empty_batch_is_acknowledged,
+    events::an_event_keeps_everything,
+    events::filters_hold_together,
+    events::pages_tile_the_list,
+    events::denials_are_listed_apart_and_age,
+    events::reported_requests_are_unique,
+}
+
+/// The two migration folders say the same, but for the names of types and the order of text.
+#[test]
+fn both_databases_have_the_same_migrations() {
+    let read = |folder: &str| {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(folder);
+        let mut files: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        let name = |path: &std::path::Path| path.file_name().unwrap().to_str().unwrap().to_owned();
+        files.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect::<Vec<_>>()
+    };
+    let plain = |text: &str| {
+        let lines = text.lines().filter(|line| !line.starts_with("--"));
+        lines
+            .collect::<Vec<_>>()
+            .join("\n")
+            .replace(" COLLATE \"C\"", "")
+            .replace("BYTEA", "BLOB")
+            .replace(" WITHOUT ROWID", "")
+    };
+    let (sqlite, postgres) = (read("sqlite"), read("postgres"));
+    assert_eq!(sqlite.len(), postgres.len(), "as many files");
+    for ((name, sqlite), (other, postgres)) in sqlite.iter().zip(&postgres) {
+        assert_eq!(name, other);
+        assert_eq!(plain(sqlite), plain(postgres), "{name}");
+    }
+}
+
+/// Nothing of the store goes untested on either database.
+#[test]
+fn every_operation_is_used_here() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let texts = |folder: &str| {
+        let files = std::fs::read_dir(root.join(folder)).unwrap();
+        files.map(|file| std::fs::read_to_string(file.unwrap().path()).unwrap()).collect::<Vec<_>>()
+    };
+    let tests = texts("tests/store").concat();
+    for source in texts("src/store") {
+        for rest in source.split("pub async fn ").skip(1) {
+            let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            assert!(
+                tests.contains(&format!(".{name}(")) || tests.contains(&format!("::{name}(")),
+                "no test uses {name}"
+            );
+        }
+    }
+}
