@@ -90,7 +90,7 @@ pub struct AppError {
     /// A sentence that says what to change.
     pub message: String,
     /// Facts a program can act on.
-    pub details: Option<Value>,
+    pub details: Option<Box<Value>>,
     /// Everything wrong with the request, all at once.
     pub issues: Vec<Issue>,
     /// When trying again makes sense.

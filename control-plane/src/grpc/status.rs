@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(details.bad_request().unwrap().field_violations[0].field, "events[2].model");
 
         let mut error = AppError::new(Kind::Conflict, "limit_exceeded", "too many");
-        error.details = Some(serde_json::json!({"limit": 4}));
+        error.details = Some(Box::new(serde_json::json!({"limit": 4})));
         let status = Status::from(error);
         assert_eq!(status.code(), Code::AlreadyExists);
         assert_eq!(status.get_error_details().error_info().unwrap().metadata["details"], r#"{"limit":4}"#);

@@ -1,4 +1,5 @@
 //! The use cases on SQLite and the in-process ledger.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail them")]
 
 mod budgets;
 mod events;

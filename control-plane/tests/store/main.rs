@@ -1,4 +1,5 @@
 //! One suite for the store, run on SQLite and on PostgreSQL.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail them")]
 
 mod administration;
 mod calls;
