@@ -31,8 +31,23 @@ enum Command {
     Doctor(Settings),
     /// Creates or upgrades the database's tables, and nothing else.
     Migrate(Settings),
+    /// Looks after the ledger.
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
     /// Prints the OpenAPI document of the REST API.
     Openapi,
+}
+
+#[derive(Debug, Subcommand)]
+enum LedgerCommand {
+    /// Makes this machine the owner of the database's in-process ledger, in place of one that is gone for good.
+    TakeOver {
+        #[command(flatten)]
+        settings: Settings,
+        /// Confirms that cost in the old node's spool may be lost.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// Settings; `config.default.toml` explains each, `NULLSPEND_*` variables override the file, these flags override both.
@@ -103,6 +118,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             }
         }
         Command::Migrate(settings) => runtime()?.block_on(up::migrate(&settings.load()?))?,
+        Command::Ledger(LedgerCommand::TakeOver { settings, yes }) => {
+            runtime()?.block_on(up::take_over(&settings.load()?, yes))?;
+        }
         Command::Openapi => println!(
             "{}",
             nullspend_control_plane::openapi::openapi_json().context("derive the OpenAPI document")?

@@ -158,6 +158,17 @@ impl ControlPlane {
         if owner == node_id { Ok(()) } else { Err(ClaimError::OtherNode { owner }) }
     }
 
+    /// Makes `node_id` the owner of the database, whoever was; returns the owner before.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn take_over_node(&self, node_id: &str) -> Result<String, StoreError> {
+        let (store, now_ms) = (self.app.store(), self.clock.now_ms());
+        let before = store.claim_node(node_id, now_ms).await?;
+        store.take_over_node(node_id, now_ms).await?;
+        Ok(before)
+    }
+
     /// Serves gRPC and REST, and deletes what is too old, until `stop`.
     ///
     /// # Errors

@@ -99,3 +99,28 @@ async fn an_envoy_that_dies_is_started_again() {
     .await;
     assert!(reply.rest().await.1);
 }
+
+#[tokio::test]
+async fn another_node_is_kept_from_the_ledger_until_it_takes_over() {
+    let mut stack = Stack::start().await;
+    let program = fs::read_link(format!("/proc/{}/exe", stack.pid())).expect("the program's path");
+    stack.terminate();
+    assert!(stack.ended().await.success());
+    // Another machine on the same database has another id.
+    fs::remove_file(stack.data().join("node-id")).expect("the node's id");
+    let data = stack.data();
+    let run = async |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(&program);
+        command.args(arguments).env("NULLSPEND_DATA_DIR", &data).env("NULLSPEND_LISTEN", "127.0.0.1:0");
+        let ran =
+            tokio::time::timeout(std::time::Duration::from_secs(30), command.stdin(Stdio::null()).output());
+        let ran = ran.await.expect("it ends").expect("it runs");
+        (ran.status.success(), String::from_utf8_lossy(&ran.stderr).into_owned())
+    };
+    let (started, said) = run(&["up"]).await;
+    assert!(!started && said.contains("nullspend ledger take-over"), "{said}");
+    let (taken, said) = run(&["ledger", "take-over"]).await;
+    assert!(!taken && said.contains("--yes"), "{said}");
+    assert!(run(&["ledger", "take-over", "--yes"]).await.0);
+    stack.restart().await;
+}

@@ -103,6 +103,27 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Makes this data directory's node the owner of the database's in-process ledger, when the operator has confirmed it.
+pub async fn take_over(config: &Config, confirmed: bool) -> anyhow::Result<()> {
+    if !confirmed {
+        bail!(
+            "the spool of the node that owns this database may hold cost that was not reported yet; start that node \
+             once more if it can still run. If it is gone for good, repeat with --yes"
+        );
+    }
+    let paths = Paths::prepare(&config.data_dir)?;
+    let _lock = paths.lock()?;
+    let node = node_id(&paths.data_dir, &RandomIds)?;
+    let control_plane = open_control_plane(&database_url(config, &paths)).await?;
+    let before = control_plane.take_over_node(&node).await?;
+    control_plane.close().await;
+    println!(
+        "the database belonged to node {before} and now belongs to node {node} of {}",
+        paths.data_dir.display()
+    );
+    Ok(())
+}
+
 /// A control plane that serves nothing, for `migrate` and `doctor`.
 pub async fn open_control_plane(url: &SecretString) -> anyhow::Result<Arc<ControlPlane>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
