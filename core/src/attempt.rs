@@ -229,6 +229,20 @@ pub struct Closing {
     pub system_tags: BTreeMap<String, String>,
 }
 
+impl Closing {
+    /// The same end without texts of a provider's or caller's choosing.
+    #[must_use]
+    pub fn without_texts(&self) -> Self {
+        Self {
+            provider_request_id: None,
+            served_model: None,
+            stop_reason: None,
+            system_tags: BTreeMap::new(),
+            ..self.clone()
+        }
+    }
+}
+
 /// A refused request, kept for explaining; not an event (design §5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {

@@ -28,29 +28,16 @@ impl Bodies {
         Arc::new(Self { max_bytes, held_bytes: AtomicUsize::new(0) })
     }
 
-    /// Takes what `content-length` announces; nothing for a chunked body, whose size is known later.
+    /// Takes the size of a body that has arrived. What is still on its way is Envoy's to bound (its heap limit and the
+    /// time an upload may take): an announced length is no body yet, and would let one caller lock out all others.
     ///
     /// # Errors
     /// The cap would be passed.
-    pub fn for_length(self: &Arc<Self>, content_length: Option<&str>) -> Result<BodyPermit, Refusal> {
-        let mut permit = BodyPermit { bodies: Arc::clone(self), bytes: 0 };
-        permit.grow_to(content_length.and_then(|length| length.parse().ok()).unwrap_or(0))?;
-        Ok(permit)
-    }
-}
-
-impl BodyPermit {
-    /// Takes what is missing to `bytes`.
-    ///
-    /// # Errors
-    /// The cap would be passed.
-    pub fn grow_to(&mut self, bytes: usize) -> Result<(), Refusal> {
-        let missing = bytes.saturating_sub(self.bytes);
-        let grown = |held: usize| held.checked_add(missing).filter(|held| *held <= self.bodies.max_bytes);
-        let taken = self.bodies.held_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
+    pub fn permit(self: &Arc<Self>, bytes: usize) -> Result<BodyPermit, Refusal> {
+        let grown = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.max_bytes);
+        let taken = self.held_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown);
         taken.map_err(|_| Refusal::Overloaded)?;
-        self.bytes += missing;
-        Ok(())
+        Ok(BodyPermit { bodies: Arc::clone(self), bytes })
     }
 }
 
@@ -67,12 +54,11 @@ mod tests {
     #[test]
     fn bodies_beyond_the_cap_are_refused_and_room_comes_back() {
         let bodies = Bodies::new(100);
-        let first = bodies.for_length(Some("60")).unwrap();
-        let mut chunked = bodies.for_length(None).unwrap();
-        assert_eq!(chunked.grow_to(41), Err(Refusal::Overloaded));
-        assert_eq!(chunked.grow_to(40), Ok(()));
+        let first = bodies.permit(60).unwrap();
+        assert!(matches!(bodies.permit(41), Err(Refusal::Overloaded)));
+        let second = bodies.permit(40).unwrap();
         drop(first);
-        assert!(bodies.for_length(Some("60")).is_ok());
-        assert!(bodies.for_length(Some("61")).is_err());
+        assert!(bodies.permit(60).is_ok() && bodies.permit(61).is_err());
+        drop(second);
     }
 }

@@ -6,12 +6,12 @@ use std::{sync::Arc, time::Duration};
 use nullspend_core::{
     attempt::{AttemptStub, Closing},
     exchange::{Answered, End, Forward, Forwarded, Moment, Opening, Origin, ResponseHead, head::Headers},
-    ledger::SettleOutcome,
+    ledger::{ChargeOutcome, SettleOutcome},
     money::Nanos,
 };
 use tracing::{error, warn};
 
-use crate::{DataPlane, convert, lease::Lease, plane::Entered};
+use crate::{DataPlane, convert, lease::Lease, plane::Entered, spool::SpoolError};
 
 /// How long an answer's last byte waits for its settlement; afterwards the settlement goes on alone.
 const SETTLE_WAIT: Duration = Duration::from_millis(250);
@@ -126,8 +126,13 @@ impl Pending {
                     break;
                 }
                 Ok(SettleOutcome::Unknown) if self.closing.cost > Nanos::ZERO => {
-                    if plane.charge(&self.stub, self.closing.cost).await.is_ok() {
-                        break;
+                    match plane.charge(&self.stub, self.closing.cost).await {
+                        Ok(ChargeOutcome::Invalid(misuse)) => {
+                            error!(%misuse, attempt = %hold, "the ledger refused a charge; the store's figures stand");
+                            break;
+                        }
+                        Ok(_) => break,
+                        Err(cause) => warn!(%cause, attempt = %hold, "charging will be tried again"),
                     }
                 }
                 Ok(SettleOutcome::Unknown) => break,
@@ -148,10 +153,23 @@ impl Pending {
 
     /// Nothing is settled before `closed` is written, so a full disk is waited for, with the hold in place.
     async fn write(&self, plane: &DataPlane, revision: u32) {
-        let record = convert::closed(&self.stub, &self.closing, revision);
+        let mut record = convert::closed(&self.stub, &self.closing, revision);
         while let Err(cause) = plane.spool.append_durably(&record).await {
+            if let SpoolError::Record { .. } = cause {
+                // What the record itself makes impossible no repeat will change: the money goes without its decoration.
+                error!(%cause, attempt = %self.stub.attempt, "an event does not fit its record; writing it without texts");
+                record = convert::closed(&plain(&self.stub), &self.closing.without_texts(), revision);
+                if plane.spool.append_durably(&record).await.is_ok() {
+                    return;
+                }
+            }
             error!(%cause, attempt = %self.stub.attempt, "the spool cannot be written; closing will be tried again");
             tokio::time::sleep(RETRY).await;
         }
     }
+}
+
+/// A stub without what its caller may have made long.
+fn plain(stub: &AttemptStub) -> AttemptStub {
+    AttemptStub { tags: std::collections::BTreeMap::new(), session_id: None, customer: None, ..stub.clone() }
 }

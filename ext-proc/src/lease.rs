@@ -167,7 +167,11 @@ impl Leases {
                 biased;
                 () = shutdown.cancelled() => return,
                 _ = renew.tick() => self.renew_all().await,
-                _ = sweep.tick() => self.sweep().await,
+                _ = sweep.tick() => {
+                    // Leases run on the wall clock: after a step or a sleep of the machine all look over, and ours are not.
+                    self.renew_all().await;
+                    self.sweep().await;
+                }
             }
         }
     }

@@ -257,7 +257,8 @@ impl DataPlane {
         admin: UnixListener,
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
-        let max_message = self.settings.max_body_bytes.saturating_add(1 << 20);
+        // Request bodies come whole, response bodies in Envoy's pieces.
+        let max_message = self.settings.max_body_bytes.max(8 << 20).saturating_add(1 << 20);
         let service = ExternalProcessorServer::new(ExtProcService(Arc::clone(self)))
             .max_decoding_message_size(max_message)
             .max_encoding_message_size(max_message);
@@ -333,9 +334,9 @@ impl DataPlane {
     }
 
     /// The policy once it has reached `revision`, or what there is when it does not in time.
-    pub(crate) async fn policy_at(&self, revision: u64) -> Arc<Policy> {
+    pub(crate) async fn policy_at(&self, revision: u64) -> Option<Arc<Policy>> {
         self.watch.wait_for(revision, POLICY_WAIT).await;
-        self.policy().unwrap_or_default()
+        self.policy()
     }
 
     /// Takes the bound out of the budgets, in bounded time.

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{DataPlane, bodies::BodyPermit, flight::Flight, health, wire};
+use crate::{DataPlane, flight::Flight, health, wire};
 
 /// Bodies above this are parsed off the async threads: a 32 MiB body takes tens of milliseconds.
 const PARSE_INLINE_MAX_BYTES: usize = 256 * 1024;
@@ -70,15 +70,18 @@ impl Session {
     }
 
     async fn exchange(&mut self) -> Result<(), Gone> {
-        let first = self.next().await?;
-        let Some(Phase::RequestHeaders(HttpHeaders { headers, end_of_stream, .. })) = first.request else {
-            return Err(Gone);
+        let mut first = self.next().await?;
+        let (headers, end_of_stream) = match first.request.take() {
+            Some(Phase::RequestHeaders(HttpHeaders { headers, end_of_stream, .. })) => {
+                (headers, end_of_stream)
+            }
+            other => {
+                // Envoy refused what it could not parse: its answer passes through us.
+                first.request = other;
+                return self.pass(first).await;
+            }
         };
         let headers = wire::headers(headers);
-        let permit = match self.plane.bodies.for_length(headers.get("content-length")) {
-            Ok(permit) => permit,
-            Err(refusal) => return self.answer_refusal(&refusal).await,
-        };
         let now = self.plane.now();
         let attempt = AttemptId(self.plane.ids.v7(now.ms));
         let mut awaiting = match begin(&self.plane.settings, self.plane.policy(), &headers, attempt, now) {
@@ -92,26 +95,22 @@ impl Session {
         };
         awaiting.headers_took(self.plane.now());
         if end_of_stream {
-            return self.body(*awaiting, Vec::new(), permit).await;
+            return self.body(*awaiting, Vec::new()).await;
         }
         self.send(wire::request_headers_pass()).await?;
         let message = self.next().await?;
         match message.request {
-            Some(Phase::RequestBody(HttpBody { body, .. })) => self.body(*awaiting, body, permit).await,
+            Some(Phase::RequestBody(HttpBody { body, .. })) => self.body(*awaiting, body).await,
             // Envoy refused the body itself (413, or the client left): its answer passes through us.
             _ => self.pass(message).await,
         }
     }
 
-    async fn body(
-        &mut self,
-        awaiting: AwaitingBody,
-        body: Vec<u8>,
-        mut permit: BodyPermit,
-    ) -> Result<(), Gone> {
-        if let Err(refusal) = permit.grow_to(body.len()) {
-            return self.answer_refusal(&refusal).await;
-        }
+    async fn body(&mut self, awaiting: AwaitingBody, body: Vec<u8>) -> Result<(), Gone> {
+        let permit = match self.plane.bodies.permit(body.len()) {
+            Ok(permit) => permit,
+            Err(refusal) => return self.answer_refusal(&refusal).await,
+        };
         let (admission, body) = self.admit(awaiting, body).await?;
         let opening = match self.decide(admission).await {
             Ok(opening) => opening,
@@ -157,11 +156,13 @@ impl Session {
                 Verdict::Answer(answered) => return Err(answered),
                 Verdict::Open(opening) => return Ok(opening),
                 Verdict::Refresh { reserving, revision } => {
-                    let policy = self.plane.policy_at(revision).await;
+                    let Some(policy) = self.plane.policy_at(revision).await else {
+                        return Err(reserving.undecided());
+                    };
                     admission = reserving.again(&policy, self.plane.clock.now_ms());
                 }
                 Verdict::Rewindow { reserving, now_ms } => {
-                    let policy = self.plane.policy().unwrap_or_default();
+                    let Some(policy) = self.plane.policy() else { return Err(reserving.undecided()) };
                     admission = reserving.again(&policy, now_ms);
                 }
             }

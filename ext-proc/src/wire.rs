@@ -77,7 +77,7 @@ pub fn forward(forward: Forward) -> ProcessingResponse {
 pub fn response_headers(head: ResponseHead) -> ProcessingResponse {
     let set = head.set.into_iter().map(|(name, value)| header(name, value)).collect();
     let common = CommonResponse {
-        header_mutation: Some(HeaderMutation { set_headers: set, remove_headers: Vec::new() }),
+        header_mutation: Some(HeaderMutation { set_headers: set, remove_headers: head.remove }),
         ..Default::default()
     };
     respond(Response::ResponseHeaders(HeadersResponse { response: Some(common) }))

@@ -27,6 +27,8 @@ pub struct Bootstrap<'a> {
     pub listen: SocketAddr,
     /// Longest request body, bytes.
     pub max_body_bytes: u32,
+    /// Request bodies held at once, bytes.
+    pub max_bodies_in_flight_bytes: usize,
     /// Client connections at most.
     pub max_connections: u32,
     /// Where the access log goes.
@@ -63,6 +65,8 @@ impl Bootstrap<'_> {
         let values = [
             ("admin_socket", json!(self.admin_socket)),
             ("max_connections", json!(self.max_connections)),
+            // What our own side may hold, twice (an upload and its copy on the way to us), and room for everything else.
+            ("max_heap_bytes", json!(2 * self.max_bodies_in_flight_bytes as u64 + (1 << 30))),
             ("listen_address", json!(self.listen.ip().to_string())),
             ("listen_port", json!(self.listen.port())),
             ("max_body_bytes", json!(self.max_body_bytes)),
@@ -100,7 +104,7 @@ impl Bootstrap<'_> {
         let mut protocol = json!({
             "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
             // Shorter than providers keep idle connections, so that a request does not meet one being closed.
-            "common_http_protocol_options": { "idle_timeout": "30s" },
+            "common_http_protocol_options": { "idle_timeout": "30s", "max_headers_count": 1000 },
         });
         // TLS: whichever of h2 and http/1.1 the provider offers.
         let version = if endpoint.tls { "auto_config" } else { "explicit_http_config" };
@@ -208,6 +212,7 @@ mod tests {
         Bootstrap {
             listen: "127.0.0.1:0".parse().unwrap(),
             max_body_bytes: 32 << 20,
+            max_bodies_in_flight_bytes: 512 << 20,
             max_connections: 100,
             access_log,
             access_log_file: &dir.join("access.log"),

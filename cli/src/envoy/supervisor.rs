@@ -166,7 +166,10 @@ fn run_once(launch: &Launch, shared: &Shared, states: &watch::Sender<State>) -> 
     if shared.lock().stopping {
         shared.signal(Signal::TERM);
     }
-    fs::write(&launch.pid_file, format!("{}\n", child.id()))?;
+    if let Err(error) = fs::write(&launch.pid_file, format!("{}\n", child.id())) {
+        // Only a later start misses it; ending an Envoy that serves would be worse.
+        tracing::warn!(%error, "Envoy's pid file cannot be written");
+    }
     states.send_replace(State::Running { pid: pid.as_raw_nonzero().get() });
     let last_words = hear_out(&mut child);
     // Waits without reaping: until the pid is forgotten, it must stay Envoy's.
@@ -186,6 +189,10 @@ fn run_once(launch: &Launch, shared: &Shared, states: &watch::Sender<State>) -> 
 
 fn command(launch: &Launch) -> Command {
     let mut command = Command::new(&launch.binary);
+    // Our environment may hold the database's password and the bootstrap key.
+    command
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| !name.to_string_lossy().starts_with("NULLSPEND_")));
     command
         .arg("-c")
         .arg(&launch.bootstrap)

@@ -10,6 +10,7 @@ mod sockets;
 
 use std::{
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -52,6 +53,8 @@ const FIRST_POLICY: Duration = Duration::from_secs(30);
 const ENVOY_READY: Duration = Duration::from_secs(30);
 /// How long the last events may take to the store at shutdown; what is left waits in the spool.
 const LAST_FLUSH: Duration = Duration::from_secs(10);
+/// How long settlements of cut requests may take once Envoy is gone.
+const SETTLE_AFTER_CUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(20);
 
 /// Runs until SIGTERM or SIGINT, then drains.
@@ -64,13 +67,13 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     end_survivor(&paths.envoy_pid(), &paths.envoy_config()).context("end the Envoy of the last run")?;
     // Gone until requests are served: whoever waits for it must not find the last run's.
     let _ = fs::remove_file(paths.ingress());
-    let mut running = Running::start(&config, &paths).await?;
     let admin = Admin::at(paths.socket("envoy"));
-    write_bootstrap(&config, &paths)?;
-    let supervisor = start_envoy(&config, &paths, envoy.path, &admin, &running.clock).await?;
-    config.listen.set_port(admin.ingress_port().await.context("ask Envoy for its port")?);
-    // Port 0 has become a real one; an Envoy that must be started again takes the same.
-    write_bootstrap(&config, &paths)?;
+    let starting = start(&mut config, &paths, envoy.path, &admin);
+    let (mut running, supervisor) = tokio::select! {
+        started = starting => started?,
+        // Nothing was served yet; what was begun ends with this process, Envoy included.
+        () = stop_signals.next() => return Ok(()),
+    };
     banner::announce(&config, &paths, running.first_start.take())?;
     let access_log = paths.access_log();
     let failed = tokio::select! {
@@ -86,12 +89,27 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     }
     supervisor.stop().await;
     let _ = fs::remove_file(paths.ingress());
-    running.stop(config.shutdown_grace).await;
+    running.stop().await;
     match failed {
         None => Ok(()),
         Some(Some(Ok(Err(error)))) => Err(error),
         Some(other) => bail!("a part of the program ended by itself: {other:?}"),
     }
+}
+
+async fn start(
+    config: &mut Config,
+    paths: &Paths,
+    envoy: PathBuf,
+    admin: &Admin,
+) -> anyhow::Result<(Running, Supervisor)> {
+    let running = Running::start(config, paths).await?;
+    write_bootstrap(config, paths)?;
+    let supervisor = start_envoy(config, paths, envoy, admin, &running.clock).await?;
+    config.listen.set_port(admin.ingress_port().await.context("ask Envoy for its port")?);
+    // Port 0 has become a real one; an Envoy that must be started again takes the same.
+    write_bootstrap(config, paths)?;
+    Ok((running, supervisor))
 }
 
 /// Opens and migrates the database, and closes it again.
@@ -235,8 +253,8 @@ impl Running {
     }
 
     /// Ends everything in order: requests, settlements, reports, then what they needed.
-    async fn stop(mut self, grace: Duration) {
-        wait_until(grace, || self.data_plane.in_flight() == 0).await;
+    async fn stop(mut self) {
+        wait_until(SETTLE_AFTER_CUT, || self.data_plane.in_flight() == 0).await;
         if !self.data_plane.flush(LAST_FLUSH).await {
             tracing::warn!("some events are not stored yet; they wait in the spool for the next start");
         }
@@ -279,19 +297,29 @@ fn data_plane_config(config: &Config, paths: &Paths) -> nullspend_ext_proc::Conf
 fn node_id(data_dir: &Path, ids: &dyn Ids) -> anyhow::Result<String> {
     let path = data_dir.join("node-id");
     match fs::read_to_string(&path) {
-        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        _ => {
-            let id = ids.v4().hyphenated().to_string();
-            fs::write(&path, format!("{id}\n")).with_context(|| format!("write {}", path.display()))?;
-            Ok(id)
-        }
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => bail!("{} is empty; remove it, then run `nullspend ledger take-over`", path.display()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // A new id would only be refused by the database.
+        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
     }
+    let id = ids.v4().hyphenated().to_string();
+    let draft = path.with_extension("tmp");
+    let write = || -> std::io::Result<()> {
+        let mut file = fs::File::create(&draft)?;
+        writeln!(file, "{id}")?;
+        file.sync_all()?;
+        fs::rename(&draft, &path)
+    };
+    write().with_context(|| format!("write {}", path.display()))?;
+    Ok(id)
 }
 
 fn write_bootstrap(config: &Config, paths: &Paths) -> anyhow::Result<()> {
     let bootstrap = EnvoyBootstrap {
         listen: config.listen,
         max_body_bytes: config.max_body_bytes,
+        max_bodies_in_flight_bytes: config.max_bodies_in_flight_bytes,
         max_connections: config.envoy.max_connections,
         access_log: config.envoy.access_log,
         access_log_file: &paths.access_log(),

@@ -102,10 +102,11 @@ impl AwaitingBody {
         if body.len() > settings.max_body_bytes {
             return call.refuse(&Refusal::TooLarge { max_bytes: settings.max_body_bytes });
         }
-        let view = match RequestView::parse(call.api, body) {
+        let mut view = match RequestView::parse(call.api, body) {
             Ok(view) => view,
             Err(bad) => return call.refuse(&Refusal::BadRequest { message: bad.message, param: bad.param }),
         };
+        view.regional_host = call.upstream.is_regional_openai();
         let model = view.model.clone();
         if let Some(allowed) = &call.key.allowed_models
             && !allowed.contains(&model)
@@ -285,9 +286,15 @@ impl Reserving {
         }
     }
 
-    fn unavailable(&self) -> Verdict {
+    /// The refusal of a call that nobody can decide now.
+    #[must_use]
+    pub fn undecided(&self) -> Box<Answered> {
         let call = &self.admitted.call;
-        Verdict::Answer(call.answered(Refusal::BudgetUnavailable.answer(Some(call.api)), None))
+        call.answered(Refusal::BudgetUnavailable.answer(Some(call.api)), None)
+    }
+
+    fn unavailable(&self) -> Verdict {
+        Verdict::Answer(self.undecided())
     }
 
     fn denied(

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Forwarded, Moment, Origin, admit::Admitted};
 use crate::{
     attempt::{Closing, Ending, Measurement},
-    cost::Cost,
+    cost::{Cost, provider_reported},
     price::{Catalogue, Lookup},
     settle::{Charge, prompt_tokens, settle, unseen},
     usage::{Metered, Terminal, UsageState},
@@ -22,19 +22,32 @@ pub enum End {
     NotForwarded,
 }
 
+/// Text of a provider's choosing, kept short: an event must fit its record and the database's indexes.
+fn short(text: String) -> String {
+    if text.len() <= PROVIDER_TEXT_MAX_CHARS {
+        text
+    } else {
+        text.chars().take(PROVIDER_TEXT_MAX_CHARS).collect()
+    }
+}
+
+const PROVIDER_TEXT_MAX_CHARS: usize = 200;
+
 /// What the attempt comes to.
 struct Outcome {
     ending: Ending,
     charge: Charge,
     metered: Option<Metered>,
     price_id: Option<String>,
+    /// Another model answered than the one priced.
+    served_unpriced: bool,
 }
 
 impl Outcome {
     /// Costs nothing: it did not reach the provider, or the provider refused it.
     fn free(ending: Ending) -> Self {
         let charge = Charge { cost: Cost::default(), measurement: Measurement::Exact, whole_hold: false };
-        Self { ending, charge, metered: None, price_id: None }
+        Self { ending, charge, metered: None, price_id: None, served_unpriced: false }
     }
 }
 
@@ -45,11 +58,11 @@ impl Forwarded {
         let outcome = self.outcome(end, catalogue);
         let system_tags = self.system_tags(end, &outcome);
         let received = self.received;
-        let Outcome { ending, charge, metered, price_id } = outcome;
+        let Outcome { ending, charge, metered, price_id, .. } = outcome;
         let ms_since_forward =
             |at: Moment| i64::try_from(at.us_since(self.forwarded_at) / 1000).unwrap_or(i64::MAX);
         let (served_model, stop_reason) =
-            metered.map(|m| (m.served_model, m.stop_reason)).unwrap_or_default();
+            metered.map(|m| (m.served_model.map(short), m.stop_reason.map(short))).unwrap_or_default();
         let overhead_us = self.admitted.call.head_us + self.forwarded_at.us_since(self.admitted.body_at);
         Closing {
             ended_at_ms: now.ms.max(self.stub.started_at_ms),
@@ -105,12 +118,25 @@ impl Forwarded {
         let priced = served.as_ref().unwrap_or(requested);
         let counted = self.prompt.as_ref().filter(|_| metered.usage.is_none());
         let prompt_tokens = counted.and_then(|body| prompt_tokens(priced, view, body));
-        let charge = settle(priced, view, bound, self.stub.held, &metered, prompt_tokens);
-        Outcome { ending, charge, metered: Some(metered), price_id: Some(priced.id().to_owned()) }
+        let mut charge = settle(priced, view, bound, self.stub.held, &metered, prompt_tokens);
+        // A router names its own price: never charge less, whatever model it chose.
+        let own = metered.usage.as_ref().and_then(provider_reported);
+        if let Some(own) = own.filter(|own| own.nanos > charge.cost.nanos) {
+            charge.cost = own;
+        }
+        let served_unpriced =
+            served.is_none() && metered.served_model.as_ref().is_some_and(|model| *model != view.model);
+        if served_unpriced {
+            // Priced as what was asked for, since what answered has no price: marked, never silent (law 4).
+            charge.measurement = Measurement::Estimated;
+        }
+        let price_id = Some(priced.id().to_owned());
+        Outcome { ending, charge, metered: Some(metered), price_id, served_unpriced }
     }
 
     fn whole_hold(&self, metered: Option<Metered>) -> Outcome {
-        Outcome { ending: Ending::Complete, charge: unseen(self.stub.held), metered, price_id: None }
+        let charge = unseen(self.stub.held);
+        Outcome { ending: Ending::Complete, charge, metered, price_id: None, served_unpriced: false }
     }
 
     /// `_ns_*` tags of contract §3.4.
@@ -129,6 +155,7 @@ impl Forwarded {
             ("_ns_no_usage", flag(usage_missing)),
             ("_ns_cancelled", flag(end == End::Broken)),
             ("_ns_provider_failed", flag(failed)),
+            ("_ns_served_unpriced", flag(outcome.served_unpriced)),
             ("_ns_whole_hold", flag(outcome.charge.whole_hold)),
             ("_ns_unpriced", flag(self.stub.unpriced)),
             ("_ns_long_context", flag(outcome.charge.cost.long_context)),

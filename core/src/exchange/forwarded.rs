@@ -76,6 +76,8 @@ const PROMPT_KEPT_MAX_BYTES: usize = 256 << 10;
 pub struct ResponseHead {
     /// Set, replacing what the provider sent.
     pub set: Vec<(&'static str, String)>,
+    /// Removed: headers that only we may send.
+    pub remove: Vec<String>,
 }
 
 /// What the provider's headers said.
@@ -203,7 +205,10 @@ impl Forwarded {
             self.stand_in = Some(answer.body);
         }
         self.received = Some(received);
-        ResponseHead { set }
+        // A provider that says it was NullSpend (a chained one) must not pass for this one (contract §0.3-4).
+        let ours = |name: &str| name.starts_with("x-nullspend-") && !set.iter().any(|(own, _)| *own == name);
+        let remove = headers.0.iter().map(|(name, _)| name).filter(|name| ours(name)).cloned().collect();
+        ResponseHead { set, remove }
     }
 
     /// Contract §2.6.

@@ -371,6 +371,61 @@ fn every_ending_costs_what_it_may_have_cost() {
     );
 }
 
+fn answered_by(model: &str, usage: &Value) -> Closing {
+    let (_, mut forwarded) = forward_of(false);
+    forwarded.response_head(&response("200", "application/json"), Origin::Provider, later(10));
+    let body = json!({"model": model, "choices": [{"finish_reason": "s".repeat(5000)}], "usage": usage});
+    forwarded.response_body(body.to_string().into_bytes(), true, later(11));
+    close(forwarded, End::Complete)
+}
+
+#[test]
+fn another_model_that_has_no_price_is_marked_and_a_routers_own_price_is_the_least() {
+    let usage = json!({"prompt_tokens": 1000, "completion_tokens": 10});
+    let stranger = answered_by("vendor/dearer-model", &usage);
+    assert_eq!(stranger.measurement, Measurement::Estimated);
+    assert_eq!(stranger.system_tags["_ns_served_unpriced"], "true");
+    let snapshot = answered_by("gpt-4o-mini-2024-07-18", &usage);
+    assert_eq!((snapshot.measurement, snapshot.cost), (Measurement::Exact, Nanos(156_000)));
+    let routed = answered_by(
+        "vendor/dearer-model",
+        &json!({"prompt_tokens": 1000, "completion_tokens": 10, "cost": 0.5}),
+    );
+    assert!(routed.cost >= Nanos(156_000));
+}
+
+#[test]
+fn nothing_a_caller_or_provider_writes_makes_an_event_long() {
+    let long = format!("0.{}", "7".repeat(100_000));
+    let body = format!(r#"{{"model":"gpt-4o-mini","temperature":{long},"max_tokens":5,"messages":[]}}"#);
+    let (_, mut forwarded) = forward(body.as_bytes());
+    forwarded.response_head(&response("200", "application/json"), Origin::Provider, later(10));
+    let model = "m".repeat(100_000);
+    forwarded.response_body(json!({"model": model, "usage": {}}).to_string().into_bytes(), true, later(11));
+    let closing = close(forwarded, End::Complete);
+    assert!(!closing.system_tags.contains_key("_ns_temperature"));
+    assert!(closing.served_model.is_some_and(|model| model.len() <= 200));
+    let stop = answered_by("gpt-4o-mini", &json!({"prompt_tokens": 1, "completion_tokens": 1})).stop_reason;
+    assert!(stop.is_some_and(|reason| reason.len() <= 200));
+}
+
+#[test]
+fn a_list_of_stand_in_models_is_refused() {
+    let body = br#"{"model":"gpt-4o-mini","models":["anthropic/claude-opus-4.1"],"messages":[]}"#;
+    assert_eq!(code(&refused(admit(policy_with(identity()), CHAT, body))), (400, "bad_request"));
+}
+
+#[test]
+fn a_provider_cannot_pass_for_us() {
+    let (_, mut forwarded) = forward_of(false);
+    let mut headers = response("429", "application/json");
+    headers.0.push(("x-nullspend-denied".into(), b"1".to_vec()));
+    headers.0.push(("x-nullspend-trace-id".into(), b"theirs".to_vec()));
+    let head = forwarded.response_head(&headers, Origin::Provider, later(1));
+    assert_eq!(head.remove, ["x-nullspend-denied"]);
+    assert!(head.set.iter().any(|(name, value)| *name == "x-nullspend-trace-id" && value != "theirs"));
+}
+
 #[test]
 fn an_answer_of_envoys_own_is_replaced_by_one_in_our_shape() {
     let (_, mut forwarded) = forward_of(false);

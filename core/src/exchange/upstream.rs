@@ -85,6 +85,12 @@ impl Upstream {
         })
     }
 
+    /// A regional host of OpenAI's (`eu.api.openai.com`), which bills some models at an uplift.
+    #[must_use]
+    pub fn is_regional_openai(&self) -> bool {
+        self.authority.split(':').next().is_some_and(|host| host.ends_with(".api.openai.com"))
+    }
+
     /// The path the provider sees.
     #[must_use]
     pub fn path(&self, api: Api) -> String {

@@ -8,7 +8,7 @@ use crate::{
 };
 
 use super::{
-    BadRequest, CacheAsked, Media, RequestView, growth, parts,
+    BadRequest, CacheAsked, HostedKind, HostedTool, Media, RequestView, growth, parts,
     splice::{Points, Span},
     tools,
 };
@@ -105,7 +105,11 @@ fn field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(
         "mcp_servers" => tools::read_mcp_servers(value, view)?,
         "service_tier" => view.service_tier = word(value)?,
         "temperature" => {
-            view.temperature = Some(value.skip()?).filter(|text| *text != "null").map(str::to_owned);
+            // Kept for a tag only, so only what looks like a number that somebody meant.
+            let text = value.skip()?;
+            let number =
+                text.len() <= 16 && text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+            view.temperature = number.then(|| text.to_owned());
         }
         "background" => view.background = boolean(value, name)?.unwrap_or(false),
         "thinking" => view.thinking = member(value, "type")?.is_some_and(|kind| kind != "disabled"),
@@ -133,6 +137,14 @@ fn chat_field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Res
         "audio" => view.audio_output |= present(value)?.is_some(),
         "web_search_options" => view.web_search_options = present(value)?.is_some(),
         "prompt_cache_retention" | "prompt_cache_options" => long_cache(value, view)?,
+        // Routers' lists of stand-ins: the answer could come from a dearer model than the one that was bounded.
+        "models" | "route" | "fallbacks" => {
+            if present(value)?.is_some_and(|text| text != "[]") {
+                let message =
+                    format!("`{name}` lets another model answer than the one bounded; name one `model` only");
+                return Err(BadRequest::field(name, message));
+            }
+        }
         _ => drop(value.skip()?),
     }
     Ok(())
@@ -140,7 +152,14 @@ fn chat_field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Res
 
 fn responses_field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(), BadRequest> {
     match name {
-        "previous_response_id" | "conversation" | "prompt" => view.server_state |= present(value)?.is_some(),
+        "previous_response_id" | "conversation" => view.server_state |= present(value)?.is_some(),
+        "prompt" => {
+            // A stored prompt may bring tools along that the body does not show.
+            if present(value)?.is_some() {
+                view.server_state = true;
+                view.hosted.push(HostedTool { kind: HostedKind::WebSearch, max_uses: None });
+            }
+        }
         "max_tool_calls" => view.max_tool_calls = whole(value, name)?,
         "prompt_cache_retention" | "prompt_cache_options" => long_cache(value, view)?,
         "context_management" => view.compaction = present(value)?.is_some(),
