@@ -3,13 +3,16 @@
 
 mod bad_input;
 mod budgets;
+mod crowd;
 mod endings;
 mod grpc;
 mod headers;
 mod health;
 mod kill9;
 mod lifecycle;
+mod metrics;
 mod one_dollar;
+mod postgres;
 mod sdk;
 mod secrets;
 mod tls;

@@ -107,9 +107,11 @@ impl Log {
     pub(super) async fn wait_until(&self, met: impl Fn(&[Call]) -> bool) -> Vec<Call> {
         let mut changed = self.changed.subscribe();
         loop {
-            let calls = self.calls();
-            if met(&calls) {
-                return calls;
+            {
+                let calls = self.locked();
+                if met(&calls) {
+                    return calls.clone();
+                }
             }
             // The sender lives in `self`, so this cannot fail while we wait.
             let _ = changed.changed().await;

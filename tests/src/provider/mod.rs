@@ -16,7 +16,7 @@ mod responses;
 #[cfg(test)]
 mod tests;
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc};
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -121,9 +121,20 @@ impl FakeProvider {
         self.calls().iter().map(|call| call.billed_nanos).sum()
     }
 
-    /// Waits until `met` holds for the calls and returns them.
+    /// Waits until `met` holds for the calls and returns them; fails with what there is instead after a minute.
+    #[allow(clippy::panic, reason = "a test that waits in vain fails")]
     pub async fn wait_until(&self, met: impl Fn(&[Call]) -> bool) -> Vec<Call> {
-        self.log.wait_until(met).await
+        let waited = tokio::time::timeout(Duration::from_secs(60), self.log.wait_until(met)).await;
+        waited.unwrap_or_else(|_| {
+            let calls = self.calls();
+            let count = |state| calls.iter().filter(|call| call.state == state).count();
+            let states =
+                [State::Open, State::Finished, State::Cut, State::Refused].map(|state| (state, count(state)));
+            panic!(
+                "waited in vain for calls at the provider; there are {states:?}, the last is {:#?}",
+                calls.last()
+            )
+        })
     }
 
     /// Lets every call pass that waits, or will wait, at this gate ([`Control::gate`]).

@@ -1,0 +1,45 @@
+//! The same product on PostgreSQL: what was recorded survives a crash, to the nano-dollar.
+
+use nullspend_core::id::{Ids, RandomIds};
+use nullspend_e2e::stack::{Stack, nanos};
+use tokio::process::Command;
+
+use crate::{CHAT, MESSAGES, request, sum_nanos};
+
+/// A database of its own on the server that `cargo xtask test` started.
+async fn database() -> String {
+    let server = std::env::var("NULLSPEND_TEST_POSTGRES").expect(
+        "NULLSPEND_TEST_POSTGRES must be the URL of a PostgreSQL administrator; `cargo xtask test` sets it",
+    );
+    let name = format!("e2e_{}", RandomIds.v4().simple());
+    let created =
+        Command::new("psql").args([&server, "-qc", &format!("CREATE DATABASE {name}")]).output().await;
+    let created = created.expect("psql is installed");
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    server.replacen("/postgres?", &format!("/{name}?"), 1)
+}
+
+#[tokio::test]
+async fn a_crash_on_postgres_loses_nothing() {
+    let mut stack = Stack::builder().env("NULLSPEND_DATABASE_URL", &database().await).start().await;
+    let agent = stack.agent().await;
+    let budget = stack.limit_key(&agent, 10_000_000).await;
+    for number in 0..6 {
+        let path = if number % 2 == 0 { CHAT } else { MESSAGES };
+        let _ = stack.call(&agent.key, path, request(path, "hello", number < 3)).await.expect_status(200);
+    }
+    let body = request(CHAT, "[[fake tokens=6 chunks=6 gate=never gate_at=3]]", true);
+    let mut cut = stack.open(&stack.http, &agent.key, CHAT, body).await.expect("an answer");
+    cut.read_until("word").await;
+    stack.kill9().await;
+    drop(cut);
+
+    stack.restart().await;
+    let events = stack.wait_events(7).await;
+    let lapsed = events.iter().filter(|event| event["measurement"] == "lapsed").count();
+    assert_eq!(lapsed, 1, "{events:#?}");
+    let after = stack.wait_no_holds(&budget).await;
+    assert_eq!(nanos(&after["spendNanodollars"]), sum_nanos(&events));
+    assert!(sum_nanos(&events) >= stack.provider.billed_nanos());
+    assert_eq!(stack.call(&agent.key, CHAT, request(CHAT, "hello", false)).await.status.as_u16(), 200);
+}
