@@ -81,10 +81,11 @@ impl Arm {
         let (directory, port) = (tempfile::tempdir()?, free_port()?);
         let stack = Stack::builder().upstream(&provider.url).start().await;
         let rendered = fs::read_to_string(stack.data().join("run/envoy.yaml"))?;
+        let old_port = stack.url.rsplit(':').next().unwrap_or_default().to_owned();
         drop(stack);
         let config = directory.path().join("envoy.yaml");
         let socket = directory.path().join("noop.sock");
-        fs::write(&config, moved(&rendered, directory.path(), &socket, port))?;
+        fs::write(&config, moved(&rendered, directory.path(), &socket, [&old_port, &port.to_string()]))?;
         let mut command = Command::new(sibling("noop-ext-proc"));
         let no_op = command.arg(&socket).args(["--cluster", "openai"]).kill_on_drop(true).spawn()?;
         let envoy = spawn_envoy(&config, directory.path(), port).await?;
@@ -135,7 +136,7 @@ fn headers(key: &str) -> Vec<(String, String)> {
 }
 
 /// The program's Envoy configuration, moved to other sockets, another port and another log.
-fn moved(rendered: &str, directory: &Path, ext_proc: &Path, port: u16) -> String {
+fn moved(rendered: &str, directory: &Path, ext_proc: &Path, [old_port, port]: [&str; 2]) -> String {
     let parts: Vec<String> = rendered
         .split('"')
         .enumerate()
@@ -152,7 +153,7 @@ fn moved(rendered: &str, directory: &Path, ext_proc: &Path, port: u16) -> String
             }
         })
         .collect();
-    parts.join("\"").replacen("port_value: 0", &format!("port_value: {port}"), 1)
+    parts.join("\"").replacen(&format!("port_value: {old_port}"), &format!("port_value: {port}"), 1)
 }
 
 fn bare_config(port: u16, provider: u16) -> serde_json::Value {

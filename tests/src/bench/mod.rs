@@ -47,35 +47,31 @@ struct Scenario {
     name: &'static str,
     connections: usize,
     prompt_bytes: usize,
-    stream: bool,
+    /// Milliseconds between the chunks of a stream.
+    stream: Option<u64>,
 }
 
+const KB: usize = 1024;
+
+#[rustfmt::skip]
 const SCENARIOS: [Scenario; 5] = [
-    Scenario { name: "JSON, 1 KB prompt, 1 connection", connections: 1, prompt_bytes: 1024, stream: false },
-    Scenario {
-        name: "JSON, 1 KB prompt, 32 connections",
-        connections: 32,
-        prompt_bytes: 1024,
-        stream: false,
-    },
-    Scenario {
-        name: "JSON, 32 KB prompt, 32 connections",
-        connections: 32,
-        prompt_bytes: 32 * 1024,
-        stream: false,
-    },
-    Scenario { name: "SSE, 100 chunks, 1 connection", connections: 1, prompt_bytes: 1024, stream: true },
-    Scenario { name: "SSE, 100 chunks, 16 connections", connections: 16, prompt_bytes: 1024, stream: true },
+    Scenario { name: "JSON, 1 KB prompt, 1 connection", connections: 1, prompt_bytes: KB, stream: None },
+    Scenario { name: "JSON, 1 KB prompt, 32 connections", connections: 32, prompt_bytes: KB, stream: None },
+    Scenario { name: "JSON, 32 KB prompt, 32 connections", connections: 32, prompt_bytes: 32 * KB, stream: None },
+    Scenario { name: "SSE, 100 chunks 5 ms apart, 32 connections", connections: 32, prompt_bytes: KB, stream: Some(5) },
+    Scenario { name: "SSE, 100 chunks in a burst, 16 connections", connections: 16, prompt_bytes: KB, stream: Some(0) },
 ];
 
 impl Scenario {
     fn body(&self) -> Bytes {
-        let (tokens, chunks) = if self.stream { (200, 100) } else { (200, 1) };
-        let order = format!("[[fake tokens={tokens} chunks={chunks}]] ");
+        let order = match self.stream {
+            Some(pace) => format!("[[fake tokens=200 chunks=100 pace_ms={pace}]] "),
+            None => "[[fake tokens=200]] ".to_owned(),
+        };
         let prompt = order + &"lorem ipsum ".repeat(self.prompt_bytes / 12);
-        let mut body = json!({"model": "gpt-4o-mini", "max_tokens": 400, "stream": self.stream,
+        let mut body = json!({"model": "gpt-4o-mini", "max_tokens": 400, "stream": self.stream.is_some(),
             "messages": [{"role": "user", "content": prompt}]});
-        if self.stream {
+        if self.stream.is_some() {
             // Asked for in every arm, so that all of them carry the same bytes.
             body["stream_options"] = json!({"include_usage": true});
         }
