@@ -33,7 +33,7 @@ pub struct ReportConfig {
     pub max_bytes: usize,
     /// Messages sent and not yet acknowledged.
     pub in_flight: usize,
-    /// While messages are in flight, how long records are gathered for the next one.
+    /// How long records are gathered between two messages.
     pub linger: Duration,
     /// A stream that acknowledges nothing for this long is given up.
     pub ack_timeout: Duration,
@@ -47,7 +47,7 @@ impl Default for ReportConfig {
             max_records: 500,
             max_bytes: 1 << 20,
             in_flight: 4,
-            linger: Duration::from_millis(10),
+            linger: Duration::from_millis(25),
             ack_timeout: Duration::from_secs(30),
             ephemeral_spool: false,
         }
@@ -160,9 +160,8 @@ impl Sending<'_> {
         loop {
             let waiting = *reported.borrow_and_update() >= self.next_seq;
             let may_send = waiting && self.in_flight.len() < config.in_flight;
-            // With nothing in flight there is nothing to gather behind.
-            let send_at =
-                if self.in_flight.is_empty() { Instant::now() } else { self.last_sent + config.linger };
+            // After a pause at once; under load in batches, since every batch is a transaction with an fsync.
+            let send_at = self.last_sent + config.linger;
             tokio::select! {
                 answer = answers.message() => match answer? {
                     Some(answer) => self.acked(answer.acked_seq),
