@@ -51,12 +51,14 @@ fn what_the_body_does_not_show_is_bounded_by_the_window() {
     for body in [
         json!({"model": "gpt-4.1", "input": "x", "previous_response_id": "r"}),
         json!({"model": "gpt-4.1", "input": "x", "conversation": "c"}),
-        json!({"model": "gpt-4.1", "prompt": {"id": "p"}}),
         json!({"model": "gpt-4.1", "input": [{"role": "user", "content": [{"type": "input_file", "file_id": "f"}]}]}),
         json!({"model": "gpt-4.1", "input": [{"type": "item_reference", "id": "i"}]}),
     ] {
         assert_eq!(of("openai", Api::OpenAiResponses, &body).2.input_tokens, 1_047_576, "{body}");
     }
+    // A stored prompt may bring tools along, and each step of theirs reads the window again.
+    let stored = json!({"model": "gpt-4.1", "prompt": {"id": "p"}});
+    assert!(of("openai", Api::OpenAiResponses, &stored).2.input_tokens > 1_047_576);
 }
 
 #[test]
