@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
+    os::unix::process::CommandExt as _,
     path::Path,
     process::{Child, Command},
     time::Duration,
@@ -37,7 +38,9 @@ pub fn up(demo: bool, release: bool) -> anyhow::Result<()> {
     if demo {
         return demo_up(&programs, &envoy);
     }
-    run(Command::new(programs.join("nullspend")).arg("up").env("NULLSPEND_ENVOY", envoy))
+    // In our place, so that a signal to this process reaches the product and drains it.
+    let error = Command::new(programs.join("nullspend")).arg("up").env("NULLSPEND_ENVOY", envoy).exec();
+    Err(error).context("run nullspend")
 }
 
 /// Ends a child with us.
