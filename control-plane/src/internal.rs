@@ -129,7 +129,11 @@ impl DataPlanes {
         sender: &mpsc::Sender<Result<WatchResponse, Status>>,
     ) -> Result<(), Status> {
         let mut changes = self.app.policy_changes();
-        let _connection = self.app.data_planes().connect(&request.dataplane_id, request.resume_revision);
+        let position = self.app.store().policy_position().await;
+        let position = position.map_err(|error| self.failed("policy could not be read", &error))?;
+        // Revisions of another history say nothing about this one.
+        let known = if request.history_id == position.history_id { request.resume_revision } else { 0 };
+        let _connection = self.app.data_planes().connect(&request.dataplane_id, known);
         let (mut revision, mut history) = (request.resume_revision, request.history_id.clone());
         let mut first = true;
         loop {

@@ -12,6 +12,11 @@ const MAX_TAG_VALUE: usize = 256;
 pub(super) const SYSTEM_TAG_PREFIX: &str = "_ns_";
 
 /// The problems found so far.
+/// Problems told at once.
+const MAX_ISSUES: usize = 32;
+/// Tags of the clients' own (`_ns_…`) on one reported event.
+const MAX_SYSTEM_TAGS: usize = 20;
+
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     issues: Vec<Issue>,
@@ -26,7 +31,11 @@ impl Checks {
 
     /// Notes a problem. The message continues the sentence "`field` …".
     pub(super) fn add(&mut self, path: &[PathSegment], message: impl Into<String>) {
-        let path = self.base.iter().chain(path).cloned().collect();
+        // Issues travel in headers; whoever has this many problems needs no longer list to begin with.
+        if self.issues.len() >= MAX_ISSUES {
+            return;
+        }
+        let path = self.base.iter().chain(path).map(PathSegment::clipped).collect();
         self.issues.push(Issue { path, message: message.into() });
     }
 
@@ -57,6 +66,10 @@ impl Checks {
     pub(super) fn tags(&mut self, field: &str, tags: &BTreeMap<String, String>, system: bool) {
         let own = tags.keys().filter(|name| !name.starts_with(SYSTEM_TAG_PREFIX)).count();
         self.require(own <= MAX_TAGS, field, format!("must have at most {MAX_TAGS} tags; it has {own}"));
+        let ours = tags.len() - own;
+        let rule =
+            format!("must have at most {MAX_SYSTEM_TAGS} tags beginning {SYSTEM_TAG_PREFIX}; it has {ours}");
+        self.require(ours <= MAX_SYSTEM_TAGS, field, rule);
         for (name, value) in tags {
             if !is_tag_name(name, system) {
                 self.add(&[field.into(), name.as_str().into()], TAG_NAME_RULE);

@@ -37,6 +37,17 @@ pub enum PathSegment {
     Index(usize),
 }
 
+impl PathSegment {
+    /// The same, short enough to be told: a map's key may be of any length.
+    #[must_use]
+    pub fn clipped(&self) -> Self {
+        match self {
+            Self::Field(name) => Self::Field(name.chars().take(64).collect()),
+            Self::Index(index) => Self::Index(*index),
+        }
+    }
+}
+
 impl From<&str> for PathSegment {
     fn from(name: &str) -> Self {
         Self::Field(name.to_owned())
@@ -133,6 +144,12 @@ impl AppError {
     #[must_use]
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(Kind::Forbidden, "forbidden", message)
+    }
+
+    /// The state of things forbids it.
+    #[must_use]
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(Kind::Conflict, "conflict", message)
     }
 
     /// Our own mistake; the cause goes to the log only.

@@ -1,6 +1,6 @@
 //! Cost events: spend reported from elsewhere, and reading all of it back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use nullspend_core::{
     attempt::{BudgetCharge, CostParts, Tokens},
@@ -16,7 +16,10 @@ use super::{
     App, AppError, Caller, Page,
     check::{Checks, MAX_TAGS, SYSTEM_TAG_PREFIX, is_trace, page_size},
 };
-use crate::store::{Cursor, EventFilter, EventRecord, Source};
+use crate::store::{Cursor, EventFilter, EventRecord, Source, StoreError};
+
+/// How often storing charged events is tried when another writer is in the way.
+const WRITE_ATTEMPTS: u32 = 3;
 
 const MAX_BATCH: usize = 100;
 /// Counts beyond this are a mistake of the reporter, and would not survive JSON.
@@ -109,7 +112,7 @@ impl App {
                 fresh.insert(event.id, event.clone());
             }
         }
-        let mut inserted = self.store.write_events(fresh.into_values().collect()).await?.inserted;
+        let mut inserted = self.write_charged(fresh.into_values().collect()).await?;
         Ok(events
             .iter()
             .map(|(event, _)| Recorded {
@@ -119,6 +122,17 @@ impl App {
                 new: inserted.remove(&event.id),
             })
             .collect())
+    }
+
+    /// Stores events whose spend the ledger has: another writer in the way is no reason to leave it unexplained.
+    async fn write_charged(&self, events: Vec<EventRecord>) -> Result<HashSet<AttemptId>, AppError> {
+        let mut attempt = 1;
+        loop {
+            match self.store.write_events(events.clone()).await {
+                Err(StoreError::Conflict { .. }) if attempt < WRITE_ATTEMPTS => attempt += 1,
+                written => return Ok(written?.inserted),
+            }
+        }
     }
 
     /// Events of the organisation, newest first.

@@ -13,7 +13,7 @@ use super::{
     check::{Checks, page_size},
     secret::{NewSecret, hash_key},
 };
-use crate::store::{Cursor, KeyRecord};
+use crate::store::{Cursor, KeyRecord, Revoked};
 
 /// What `NullSpend-Version` defaults to.
 pub(super) const API_VERSION: &str = "2026-04-01";
@@ -151,13 +151,15 @@ impl App {
     ) -> Result<KeyRecord, AppError> {
         caller.require(Role::Admin)?;
         let mut wanted = self.changeable_key(caller, key).await?.identity;
-        if !change.apply(&mut wanted) {
+        if !change.clone().apply(&mut wanted) {
             let mut checks = Checks::default();
             checks.field("name", "or another field must be given: there is nothing to change");
             checks.finish()?;
         }
         self.check_key(caller, &wanted)?;
-        let changed = self.store.update_key(caller.org, key, |identity| *identity = wanted).await?;
+        // Applied again to what the transaction reads: another change since must not be undone by this one.
+        let applied = |identity: &mut KeyIdentity| _ = change.apply(identity);
+        let changed = self.store.update_key(caller.org, key, applied).await?;
         let (record, revision) = changed.ok_or_else(|| AppError::not_found("Key"))?;
         self.policy_changed(revision).await;
         Ok(record)
@@ -171,8 +173,15 @@ impl App {
         caller.require(Role::Admin)?;
         self.changeable_key(caller, key).await?;
         let now_ms = self.clock.now_ms();
-        let revision = self.store.revoke_key(caller.org, key, now_ms).await?;
-        self.policy_changed(revision.ok_or_else(|| AppError::not_found("Key"))?).await;
+        match self.store.revoke_key(caller.org, key, now_ms).await? {
+            Revoked::At(revision) => self.policy_changed(revision).await,
+            Revoked::NotFound => return Err(AppError::not_found("Key")),
+            Revoked::LastOwner => {
+                let message =
+                    "This is the organisation's last owner key; make another one before revoking it";
+                return Err(AppError::conflict(message));
+            }
+        }
         Ok(now_ms)
     }
 

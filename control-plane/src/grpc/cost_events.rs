@@ -1,11 +1,14 @@
 //! `CostEventService`.
 
+use std::sync::Arc;
+
 use nullspend_core::{
     attempt::{CostParts, Tokens},
     id::{AttemptId, KeyId},
     money::Nanos,
 };
 use nullspend_proto::v1::{self, cost_event_service_server::CostEventService};
+use sha2::{Digest as _, Sha256};
 use tonic::{Request, Response, Status, async_trait, metadata::MetadataValue};
 
 use super::{
@@ -14,9 +17,12 @@ use super::{
     status::{caller, header},
 };
 use crate::{
-    app::{AppError, Recorded, Reported, ReportedParts},
+    app::{AppError, Caller, Recorded, Reported, ReportedParts},
     store::{Cursor, EventFilter, EventRecord, Source},
 };
+
+/// An event has no more tags of a caller's own.
+const MAX_TAG_FILTERS: usize = 10;
 
 #[async_trait]
 impl CostEventService for Services {
@@ -28,7 +34,7 @@ impl CostEventService for Services {
         let by_header = header(&request, "idempotency-key").map(str::to_owned);
         let mut report = reported(single(request.into_inner()));
         report.request_id = by_header.or(report.request_id);
-        let recorded = self.app.ingest(&caller, vec![report], false).await?;
+        let recorded = self.ingest_to_the_end(caller, vec![report], false).await?;
         let Some(recorded) = recorded.first() else {
             return Err(Status::internal("no answer for the event"));
         };
@@ -44,8 +50,14 @@ impl CostEventService for Services {
         request: Request<v1::IngestCostEventsRequest>,
     ) -> Result<Response<v1::IngestCostEventsResponse>, Status> {
         let caller = caller(&request)?;
-        let reports = request.into_inner().events.into_iter().map(reported).collect();
-        let recorded = self.app.ingest(&caller, reports, true).await?;
+        let by_header = header(&request, "idempotency-key").map(str::to_owned);
+        let reports = request.into_inner().events.into_iter().map(reported).enumerate();
+        // A repeat of the whole batch must find the same events, also where an item names no key of its own.
+        let reports = reports.map(|(index, report)| Reported {
+            request_id: report.request_id.or_else(|| by_header.as_deref().map(|key| item_id(key, index))),
+            ..report
+        });
+        let recorded = self.ingest_to_the_end(caller, reports.collect(), true).await?;
         let ids: Vec<String> =
             recorded.iter().filter(|recorded| recorded.new).map(|recorded| recorded.id.to_string()).collect();
         let inserted = i32::try_from(ids.len()).unwrap_or(i32::MAX);
@@ -153,7 +165,11 @@ fn filter(request: v1::ListCostEventsRequest) -> Result<EventFilter, AppError> {
     };
     let texts =
         [&request.request_id, &request.model, &request.provider, &request.trace_id, &request.session_id];
-    if texts.into_iter().flatten().chain(request.tags.values()).any(|text| text.contains('\0')) {
+    if request.tags.len() > MAX_TAG_FILTERS {
+        return Err(invalid("tags", "must have at most 10 filters"));
+    }
+    let tags = request.tags.iter().flat_map(|(name, value)| [name, value]);
+    if texts.into_iter().flatten().chain(tags).any(|text| text.contains('\0')) {
         return Err(invalid("query", "must not contain NUL"));
     }
     Ok(EventFilter {
@@ -168,6 +184,29 @@ fn filter(request: v1::ListCostEventsRequest) -> Result<EventFilter, AppError> {
         session_id: request.session_id,
         tags: request.tags,
     })
+}
+
+impl Services {
+    /// In a task of its own: the ledger is charged before the events are stored, and a caller who leaves in between
+    /// must not stop that half way.
+    async fn ingest_to_the_end(
+        &self,
+        caller: Caller,
+        reports: Vec<Reported>,
+        batch: bool,
+    ) -> Result<Vec<Recorded>, Status> {
+        let app = Arc::clone(&self.app);
+        let ingesting = tokio::spawn(async move { app.ingest(&caller, reports, batch).await });
+        let recorded =
+            ingesting.await.map_err(|_| Status::internal("the events were not taken to the end"))?;
+        Ok(recorded?)
+    }
+}
+
+/// The request id of a batch's item that has none: the same for every repeat of the batch.
+fn item_id(idempotency_key: &str, index: usize) -> String {
+    let digest = Sha256::digest(format!("{index}:{idempotency_key}"));
+    format!("sdk_{}", hex::encode(digest))
 }
 
 fn reference(recorded: &Recorded) -> v1::IngestedRef {
@@ -307,5 +346,21 @@ mod tests {
             assert_eq!(shown.input + shown.cached + shown.output, cost.microdollars_half_up(), "{parts:?}");
             assert!(shown.input >= 0 && shown.output >= 0, "{shown:?}");
         }
+    }
+
+    #[test]
+    fn a_repeated_batch_names_its_items_alike() {
+        assert_eq!(item_id("k", 3), item_id("k", 3));
+        assert_ne!(item_id("k", 3), item_id("k", 4));
+        assert_ne!(item_id("1:k", 1), item_id("k", 11));
+    }
+
+    #[test]
+    fn a_list_takes_as_many_tag_filters_as_an_event_has_tags() {
+        let tags = |count: usize| (0..count).map(|i| (format!("t{i}"), String::new())).collect();
+        let request = |tags| v1::ListCostEventsRequest { tags, ..v1::ListCostEventsRequest::default() };
+        assert!(filter(request(tags(10))).is_ok());
+        assert!(filter(request(tags(11))).is_err());
+        assert!(filter(request([("a\0".to_owned(), String::new())].into())).is_err());
     }
 }

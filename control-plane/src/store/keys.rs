@@ -82,6 +82,17 @@ impl KeyRow {
     }
 }
 
+/// What became of a revocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// Revoked; the new policy revision.
+    At(u64),
+    /// There is no such live key.
+    NotFound,
+    /// It is the last owner key: nothing changed.
+    LastOwner,
+}
+
 impl Store {
     /// Adds a key; returns the policy revision it came with.
     ///
@@ -142,11 +153,11 @@ impl Store {
         Ok(Some((record, revision)))
     }
 
-    /// Revokes a live key for good; `None` when there is no such key. Returns the new policy revision.
+    /// Revokes a live key for good, unless it is the organisation's last way in.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn revoke_key(&self, org: OrgId, key: KeyId, now_ms: i64) -> Result<Option<u64>, StoreError> {
+    pub async fn revoke_key(&self, org: OrgId, key: KeyId, now_ms: i64) -> Result<Revoked, StoreError> {
         const OP: &str = "revoke a key";
         let mut tx = self.pool.begin().await.during(OP)?;
         let revision = tx.next_revision().await?;
@@ -165,10 +176,26 @@ impl Store {
             .rows_affected()
         });
         if changed == 0 {
-            return Ok(None);
+            return Ok(Revoked::NotFound);
+        }
+        // The revision's row serialises writers, so two owners cannot revoke each other's last key at once.
+        let owned: bool = on_tx!(&mut tx, |c, Db| {
+            sqlx::query_scalar(
+                "SELECT EXISTS (SELECT 1 FROM api_keys WHERE org_id = $1 AND role = 'owner' AND revoked_at_ms IS NULL) \
+                 OR NOT EXISTS (SELECT 1 FROM api_keys WHERE id = $2 AND role = 'owner')",
+            )
+            .bind(org.bare())
+            .bind(key.bare())
+            .fetch_one(&mut *c)
+            .await
+            .during(OP)?
+        });
+        if !owned {
+            // Dropped, the transaction is rolled back.
+            return Ok(Revoked::LastOwner);
         }
         tx.commit().await.during(OP)?;
-        Ok(Some(revision))
+        Ok(Revoked::At(revision))
     }
 
     /// A key of the organisation, revoked or not.

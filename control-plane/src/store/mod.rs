@@ -27,6 +27,7 @@ pub use error::StoreError;
 pub use event_write::Written;
 pub use idempotency::IDEMPOTENCY_KEPT_MS;
 pub use ingest::DenialRecord;
+pub use keys::Revoked;
 pub use model::{
     BudgetPlace, BudgetRecord, BudgetSettings, Cursor, EventFilter, EventRecord, IdempotencyBegin,
     IdempotencyKey, IngestReport, KeyAuth, KeyHash, KeyRecord, PolicyDelta, PolicyPosition, Source,

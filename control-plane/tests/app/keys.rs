@@ -127,6 +127,11 @@ async fn keys_change_and_end() {
     assert_eq!((changed.identity.allowed_models, changed.identity.name.as_str()), (None, "x"));
 
     let owner_key = world.owner.key_id().unwrap();
+    assert_eq!(
+        world.app.revoke_key(&world.owner, owner_key).await.unwrap_err().code,
+        "conflict",
+        "the last way in"
+    );
     let admin = world.with_role(Role::Admin).await;
     assert_eq!(world.app.revoke_key(&admin, owner_key).await.unwrap_err().code, "forbidden");
     let member = world.with_role(Role::Member).await;

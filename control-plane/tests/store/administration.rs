@@ -1,6 +1,6 @@
 //! Organisations, keys, budgets, policy, nodes.
 
-use nullspend_control_plane::store::{BudgetPlace, BudgetRecord, Cursor, Founding, StoreError};
+use nullspend_control_plane::store::{BudgetPlace, BudgetRecord, Cursor, Founding, Revoked, StoreError};
 use nullspend_core::{
     id::{Ids, KeyId, OrgId, RandomIds, UserId},
     ledger::CounterKey,
@@ -70,8 +70,8 @@ pub async fn keys_are_found_by_hash_until_revoked(world: World) {
     assert_eq!(world.store.key_by_sha256(&hash).await.unwrap().unwrap().identity, changed.identity);
     assert_eq!(changed.identity.allowed_providers, Some(Vec::new()), "an empty list is not null");
 
-    assert!(world.store.revoke_key(founded.org, id, NOW + 9).await.unwrap().is_some());
-    assert_eq!(world.store.revoke_key(founded.org, id, NOW + 10).await.unwrap(), None);
+    assert!(matches!(world.store.revoke_key(founded.org, id, NOW + 9).await.unwrap(), Revoked::At(_)));
+    assert_eq!(world.store.revoke_key(founded.org, id, NOW + 10).await.unwrap(), Revoked::NotFound);
     assert_eq!(world.store.key_by_sha256(&hash).await.unwrap(), None);
     assert!(world.store.update_key(founded.org, id, |_| {}).await.unwrap().is_none());
     assert_eq!(world.store.key(founded.org, id).await.unwrap().unwrap().revoked_at_ms, Some(NOW + 9));
@@ -207,11 +207,14 @@ pub async fn policy_is_read_whole_or_since_a_revision(world: World) {
     let founded = world.founded().await;
     let (place, record) = budget_record(&founded, "acme", 1_000);
     let made = put(&world, &place, record).await;
+    assert_eq!(world.store.revoke_key(founded.org, founded.key, NOW).await.unwrap(), Revoked::LastOwner);
+    let (second, hash) = key_record(founded.org, founded.user, KeyId(RandomIds.v4()), Role::Owner, 2);
+    world.store.insert_key(&second, &hash).await.unwrap();
     let whole = world.store.policy_snapshot().await.unwrap();
     assert!(whole.snapshot);
-    assert_eq!((whole.orgs.len(), whole.keys.len(), whole.budgets.len()), (1, 1, 1));
+    assert_eq!((whole.orgs.len(), whole.keys.len(), whole.budgets.len()), (1, 2, 1));
     assert_eq!(whole.budgets[0], made.rule);
-    assert_eq!(whole.keys[0].0, [1; 32]);
+    assert!(whole.keys.iter().any(|(hash, _)| *hash == [1; 32]));
 
     let nothing = world.store.policy_since(whole.revision).await.unwrap();
     assert!(!nothing.snapshot);
@@ -231,7 +234,7 @@ pub async fn policy_is_read_whole_or_since_a_revision(world: World) {
 
     let ahead = world.store.policy_since(delta.revision + 1).await.unwrap();
     assert!(ahead.snapshot, "a revision this database never had");
-    assert!(ahead.revoked_keys.is_empty() && ahead.keys.is_empty());
+    assert!(ahead.revoked_keys.is_empty() && ahead.keys.len() == 1);
 }
 
 pub async fn concurrent_changes_take_different_revisions(world: World) {
