@@ -29,7 +29,10 @@ pub fn describe(config: &Config) -> String {
         ("limits.max_body_bytes", config.max_body_bytes.to_string()),
         ("limits.max_bodies_in_flight_bytes", config.max_bodies_in_flight_bytes.to_string()),
         ("shutdown.grace_ms", config.shutdown_grace.as_millis().to_string()),
-        ("ledger", format!("in this process, leases of {} ms", config.lease_ms)),
+        ("ledger", {
+            let place = if config.redis_url.is_some() { "in Redis (hidden)" } else { "in this process" };
+            format!("{place}, leases of {} ms", config.lease_ms)
+        }),
         ("spool", format!("{:?}, at most {} bytes", config.spool.fsync, config.spool.max_bytes)),
     ];
     let mut text = String::new();

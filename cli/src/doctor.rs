@@ -4,12 +4,7 @@ use std::{fs, net::TcpListener};
 
 use secrecy::SecretString;
 
-use crate::{
-    config::Config,
-    envoy::binary,
-    paths::Paths,
-    up::{database_url, open_control_plane},
-};
+use crate::{config::Config, envoy::binary, paths::Paths, planes::database_url, up::open_control_plane};
 
 type Finding = Result<String, String>;
 

@@ -1,10 +1,15 @@
 //! The nullspend program: the only place that knows which ledger and which database were chosen.
 
+mod address;
 mod check;
 mod config;
+mod control_plane;
 mod doctor;
 mod envoy;
+mod ext_proc;
 mod paths;
+mod planes;
+mod signals;
 mod up;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -25,6 +30,12 @@ struct Cli {
 enum Command {
     /// Runs everything on this machine: control plane, data plane, and Envoy as the one public entrance.
     Up(Settings),
+    /// Runs the control plane alone: gRPC, REST, and the service data planes follow. Needs Redis.
+    ControlPlane(Settings),
+    /// Runs one data plane alone, for an Envoy beside it. Needs Redis and a control plane.
+    ExtProc(Settings),
+    /// Prints the configuration of an Envoy that stands before separate planes.
+    EnvoyConfig(Settings),
     /// Says whether the configuration can be used, and what is in force (secrets hidden).
     CheckConfig(Settings),
     /// Looks at this machine: Envoy, data directory, port, database, certificates.
@@ -96,14 +107,12 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Up(settings) => {
-            let config = settings.load()?;
-            log_to_stderr(&config.log)?;
-            for name in unknown_variables()? {
-                tracing::warn!("{name} is set and is no setting; config.default.toml lists every one");
-            }
-            runtime()?.block_on(up::run(config))?;
+        Command::Up(settings) => runtime()?.block_on(up::run(server_config(&settings)?))?,
+        Command::ControlPlane(settings) => {
+            runtime()?.block_on(control_plane::run(server_config(&settings)?))?;
         }
+        Command::ExtProc(settings) => runtime()?.block_on(ext_proc::run(server_config(&settings)?))?,
+        Command::EnvoyConfig(settings) => print!("{}", envoy::bootstrap::separate(&settings.load()?)?),
         Command::CheckConfig(settings) => {
             let config = settings.load()?;
             for name in unknown_variables()? {
@@ -127,6 +136,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         ),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration of a command that serves, with its log begun.
+fn server_config(settings: &Settings) -> anyhow::Result<config::Config> {
+    let config = settings.load()?;
+    log_to_stderr(&config.log)?;
+    for name in unknown_variables()? {
+        tracing::warn!("{name} is set and is no setting; config.default.toml lists every one");
+    }
+    Ok(config)
 }
 
 /// Variables that look like settings and are none: a typo there would otherwise go unnoticed.

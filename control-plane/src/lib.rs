@@ -10,6 +10,7 @@ pub mod grpc;
 pub mod idempotency;
 pub mod internal;
 mod jobs;
+mod join;
 pub mod metrics;
 pub mod openapi;
 mod plane;
@@ -19,6 +20,7 @@ pub mod server;
 pub mod status;
 pub mod store;
 
+pub use join::JoinCheck;
 pub use plane::{BuildError, ClaimError, Config, ControlPlane, Deps};
 
 /// The whole service stack, as both gRPC clients and the REST gateway reach it.

@@ -2,12 +2,12 @@
 
 use std::{fmt, sync::Arc};
 
+use axum::serve::Listener;
 use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger};
 use nullspend_proto::internal::data_plane_service_server::DataPlaneServiceServer;
 use secrecy::SecretString;
-use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
+use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
     Api,
@@ -18,6 +18,7 @@ use crate::{
     idempotency::Idempotent,
     internal::DataPlanes,
     jobs::housekeeping,
+    join::JoinCheck,
     metrics::Metrics,
     reflection::{ReflectionError, add_reflection},
     schema::{Schema, SchemaError},
@@ -173,7 +174,11 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When the listener fails for good.
-    pub async fn serve_public(&self, listener: UnixListener, stop: CancellationToken) -> std::io::Result<()> {
+    pub async fn serve_public<L>(&self, listener: L, stop: CancellationToken) -> std::io::Result<()>
+    where
+        L: Listener,
+        L::Addr: fmt::Debug,
+    {
         let jobs = tokio::spawn(housekeeping(Arc::clone(&self.app), Arc::clone(&self.metrics), stop.clone()));
         let served = self.front.clone().serve(listener, stop).await;
         jobs.abort();
@@ -186,21 +191,26 @@ impl ControlPlane {
         &self.front
     }
 
-    /// Serves data planes until `stop`. Runs before [`serve_public`](Self::serve_public): spools are replayed before
+    /// Serves data planes that pass `join` until `stop`. Runs before [`serve_public`](Self::serve_public): spools are replayed before
     /// the ledger is loaded (design §5, start).
     ///
     /// # Errors
     /// When the listener fails for good.
-    pub async fn serve_internal(
+    pub async fn serve_internal<L>(
         &self,
-        listener: UnixListener,
+        listener: L,
+        join: JoinCheck,
         stop: CancellationToken,
-    ) -> std::io::Result<()> {
+    ) -> std::io::Result<()>
+    where
+        L: Listener,
+        L::Addr: fmt::Debug,
+    {
         let service = DataPlanes::new(Arc::clone(&self.app), Arc::clone(&self.metrics), stop.clone());
         let service = DataPlaneServiceServer::new(service)
             .max_decoding_message_size(MAX_INTERNAL_MESSAGE)
             .max_encoding_message_size(MAX_INTERNAL_MESSAGE);
-        let router = Routes::new(service).into_axum_router();
+        let router = Routes::new(InterceptedService::new(service, join)).into_axum_router();
         server::until(
             axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()),
             stop,
@@ -212,7 +222,11 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When the listener fails for good.
-    pub async fn serve_admin(&self, listener: UnixListener, stop: CancellationToken) -> std::io::Result<()> {
+    pub async fn serve_admin<L>(&self, listener: L, stop: CancellationToken) -> std::io::Result<()>
+    where
+        L: Listener,
+        L::Addr: fmt::Debug,
+    {
         server::serve_metrics(Arc::clone(&self.metrics), listener, stop).await
     }
 

@@ -24,7 +24,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1 as reflection;
 
 use crate::{
-    Config, ControlPlane, Deps,
+    Config, ControlPlane, Deps, JoinCheck,
     store::{Founding, KeyRecord, Store},
 };
 
@@ -69,7 +69,7 @@ impl World {
         tokio::spawn(async move {
             tokio::try_join!(
                 plane.serve_public(public, stop.clone()),
-                plane.serve_internal(internal, stop.clone()),
+                plane.serve_internal(internal, JoinCheck::default(), stop.clone()),
                 plane.serve_admin(admin, stop),
             )
         });

@@ -6,17 +6,16 @@ use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::DataPlane;
+use crate::{DataPlane, Listener};
 
 type Answer = Response<Full<bytes::Bytes>>;
 
 /// Serves scrapes until `stop`.
-pub async fn serve(listener: UnixListener, plane: Arc<DataPlane>, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve(listener: Listener, plane: Arc<DataPlane>, stop: CancellationToken) -> io::Result<()> {
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
-        let (stream, _) = accepted?;
+        let stream = accepted?;
         let plane = Arc::clone(&plane);
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(request, Arc::clone(&plane)));

@@ -6,16 +6,20 @@ use std::{sync::Arc, time::Duration};
 use nullspend_core::{
     attempt::{AttemptStub, Closing},
     exchange::{Answered, End, Forward, Forwarded, Moment, Opening, Origin, ResponseHead, head::Headers},
-    ledger::{ChargeOutcome, SettleOutcome},
-    money::Nanos,
 };
 use tracing::{error, warn};
 
-use crate::{DataPlane, convert, lease::Lease, plane::Entered, spool::SpoolError};
+use crate::{
+    DataPlane, convert,
+    lease::Lease,
+    plane::Entered,
+    settle::{Settled, Settlement},
+    spool::SpoolError,
+};
 
 /// How long an answer's last byte waits for its settlement; afterwards the settlement goes on alone.
 const SETTLE_WAIT: Duration = Duration::from_millis(250);
-/// Between tries to write the spool or to reach the ledger.
+/// Between tries to write the spool.
 const RETRY: Duration = Duration::from_millis(500);
 
 /// One attempt between `opened` and `closed`.
@@ -104,47 +108,12 @@ struct Pending {
 
 impl Pending {
     async fn settle(mut self, plane: Arc<DataPlane>) {
-        let mut revision = 1;
-        self.write(&plane, revision).await;
-        let hold = self.stub.attempt;
-        loop {
-            let settled = if self.stub.charges.is_empty() {
-                Ok(SettleOutcome::AlreadyDone)
-            } else {
-                plane.ledger.settle(self.stub.org, hold, self.closing.cost).await
-            };
-            match settled {
-                Ok(SettleOutcome::Settled { over_by }) => {
-                    plane.metrics.overage(over_by);
-                    break;
-                }
-                Ok(SettleOutcome::AlreadyDone) => break,
-                Ok(SettleOutcome::Lapsed { .. }) => {
-                    // The sweeper wrote a lapsed event: this is the truth that replaces it.
-                    revision = 2;
-                    self.write(&plane, revision).await;
-                    break;
-                }
-                Ok(SettleOutcome::Unknown) if self.closing.cost > Nanos::ZERO => {
-                    match plane.charge(&self.stub, self.closing.cost).await {
-                        Ok(ChargeOutcome::Invalid(misuse)) => {
-                            error!(%misuse, attempt = %hold, "the ledger refused a charge; the store's figures stand");
-                            break;
-                        }
-                        Ok(_) => break,
-                        Err(cause) => warn!(%cause, attempt = %hold, "charging will be tried again"),
-                    }
-                }
-                Ok(SettleOutcome::Unknown) => break,
-                Ok(SettleOutcome::Invalid(misuse)) => {
-                    error!(%misuse, attempt = %hold, cost = %self.closing.cost, "the ledger refused a settlement; the hold will lapse");
-                    break;
-                }
-                Err(cause) => warn!(%cause, attempt = %hold, "settling will be tried again"),
-            }
-            tokio::time::sleep(RETRY).await;
+        self.write(&plane, 1).await;
+        if Settlement::of(&self.stub, self.closing.cost).run(&plane).await == Settled::AfterLapse {
+            self.write(&plane, 2).await;
         }
         drop(self.lease.take());
+        let hold = self.stub.attempt;
         if plane.spool.append(&convert::settled(hold)).is_err() {
             // Only a shortcut for the next start; settling twice changes nothing.
             warn!(attempt = %hold, "the settled mark could not be written");

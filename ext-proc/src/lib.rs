@@ -9,16 +9,23 @@ mod bodies;
 pub mod convert;
 mod flight;
 mod health;
+mod join;
 pub mod lease;
+mod listener;
 pub mod metrics;
 mod plane;
+mod recovery;
 pub mod report;
 mod server;
+mod settle;
 pub mod spool;
 pub mod watch;
 mod wire;
 
-pub use plane::{BuildError, Config, DataPlane, Deps, RecoverError, ServeError};
+pub use join::{ControlPlane, Join};
+pub use listener::Listener;
+pub use plane::{BuildError, Config, DataPlane, Deps, ServeError};
+pub use recovery::RecoverError;
 
 #[cfg(test)]
 mod testing;

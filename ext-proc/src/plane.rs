@@ -4,7 +4,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -12,30 +12,30 @@ use std::{
 
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessorServer;
 use nullspend_core::{
-    attempt::AttemptStub,
     clock::Clock,
     exchange::{Answered, Moment, Opening, Reserving, Settings},
     id::Ids,
-    ledger::{Charge, ChargeOutcome, Ledger, LedgerUnavailable, ReserveOutcome, Scope},
+    ledger::{Ledger, LedgerUnavailable, ReserveOutcome},
     money::Nanos,
-    policy::{Enforcement, Policy},
+    policy::Policy,
     price::Catalogue,
 };
-use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::{Channel, Server};
+use tonic::transport::Server;
 
 use crate::{
     admin,
     bodies::Bodies,
     convert,
     health::Readiness,
+    join::ControlPlane,
     lease::{LeaseConfig, Leases},
+    listener::Listener,
     metrics::{Metrics, Observed},
     report::{self, Denials, ReportConfig, Reporter},
     server::ExtProcService,
-    spool::{self, Replay, Spool, SpoolConfig, SpoolError},
+    spool::{Replay, Spool, SpoolConfig, SpoolError},
     watch::PolicyWatch,
 };
 
@@ -81,7 +81,7 @@ pub struct Deps {
     /// Prices.
     pub catalogue: Arc<Catalogue>,
     /// The control plane's internal listener.
-    pub control_plane: Channel,
+    pub control_plane: ControlPlane,
 }
 
 impl fmt::Debug for Deps {
@@ -96,24 +96,6 @@ pub enum BuildError {
     /// The spool cannot be opened.
     #[error("open the spool")]
     Spool(#[source] SpoolError),
-}
-
-/// A start that cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum RecoverError {
-    /// Attempts of the last run cannot be closed.
-    #[error("close the attempts that the last run left open")]
-    Spool(#[source] SpoolError),
-    /// The control plane did not take what the spool holds.
-    #[error(
-        "{depth} records of the last run wait in the spool, and the control plane did not take them within {waited:?}"
-    )]
-    NotReported {
-        /// Records left.
-        depth: u64,
-        /// How long was waited.
-        waited: Duration,
-    },
 }
 
 /// A listener that failed for good.
@@ -142,11 +124,11 @@ pub struct DataPlane {
     watch: Arc<PolicyWatch>,
     policy_max_age: Option<Duration>,
     in_flight: AtomicUsize,
-    /// What the last run left behind, until [`DataPlane::recover`].
-    replay: Mutex<Replay>,
+    /// What the last run left behind, until [`DataPlane::recover`] or [`DataPlane::resume`].
+    pub(crate) replay: Mutex<Replay>,
     /// Reporter, policy watch and leases: they outlive the last request.
-    background: TaskTracker,
-    stop_background: CancellationToken,
+    pub(crate) background: TaskTracker,
+    pub(crate) stop_background: CancellationToken,
 }
 
 impl fmt::Debug for DataPlane {
@@ -213,35 +195,6 @@ impl DataPlane {
         }))
     }
 
-    /// Closes what the last run left open and waits until the control plane has stored all of the spool (design §5,
-    /// "Start"). Only then may the ledger be loaded from the store.
-    ///
-    /// # Errors
-    /// The spool cannot be written, or the control plane does not take it within `deadline`.
-    pub async fn recover(&self, deadline: Duration) -> Result<(), RecoverError> {
-        let replay = std::mem::take(&mut *self.replay.lock().unwrap_or_else(PoisonError::into_inner));
-        let lapsed =
-            spool::recover(&replay, &self.spool, self.clock.as_ref()).map_err(RecoverError::Spool)?;
-        for closed in &lapsed {
-            let unpriced = closed.stub.as_ref().is_some_and(|stub| stub.unpriced);
-            self.metrics.event(nullspend_core::attempt::Measurement::Lapsed, unpriced);
-        }
-        if !lapsed.is_empty() || replay.torn_bytes > 0 || replay.damaged_places > 0 || replay.missing_seqs > 0
-        {
-            tracing::warn!(
-                lapsed = lapsed.len(),
-                torn_bytes = replay.torn_bytes,
-                damaged_places = replay.damaged_places,
-                missing_seqs = replay.missing_seqs,
-                "the last run ended in mid-flight"
-            );
-        }
-        if report::flush(&self.spool, deadline).await {
-            return Ok(());
-        }
-        Err(RecoverError::NotReported { depth: self.spool.depth(), waited: deadline })
-    }
-
     /// Waits until a policy is in force.
     pub async fn wait_for_policy(&self, timeout: Duration) -> bool {
         self.watch.wait_until(|_| true, timeout).await
@@ -253,8 +206,8 @@ impl DataPlane {
     /// When a listener fails for good.
     pub async fn serve(
         self: &Arc<Self>,
-        ext_proc: UnixListener,
-        admin: UnixListener,
+        ext_proc: Listener,
+        admin: Listener,
         stop: CancellationToken,
     ) -> Result<(), ServeError> {
         // Request bodies come whole, response bodies in Envoy's pieces.
@@ -268,8 +221,19 @@ impl DataPlane {
             .max_concurrent_streams(STREAMS_MAX)
             .http2_max_pending_accept_reset_streams(Some(STREAMS_MAX as usize))
             .http2_max_local_error_reset_streams(Some(STREAMS_MAX as usize))
-            .add_service(service)
-            .serve_with_incoming_shutdown(UnixListenerStream::new(ext_proc), stop.clone().cancelled_owned());
+            .tcp_nodelay(true)
+            .add_service(service);
+        let stopped = stop.clone().cancelled_owned();
+        let serving = async {
+            match ext_proc {
+                Listener::Unix(unix) => {
+                    serving.serve_with_incoming_shutdown(UnixListenerStream::new(unix), stopped).await
+                }
+                Listener::Tcp(tcp) => {
+                    serving.serve_with_incoming_shutdown(TcpListenerStream::new(tcp), stopped).await
+                }
+            }
+        };
         let metrics = admin::serve(admin, Arc::clone(self), stop);
         let (served, scraped) = tokio::join!(serving, metrics);
         served.map_err(ServeError::ExtProc)?;
@@ -316,6 +280,12 @@ impl DataPlane {
         Entered(Arc::clone(self))
     }
 
+    /// Who it is to the control plane: kept in the spool's directory.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        self.spool.dataplane_id()
+    }
+
     /// Requests between their headers and their settlement.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -355,25 +325,6 @@ impl DataPlane {
         if let Err(cause) = self.ledger.settle(opening.stub.org, opening.stub.attempt, Nanos::ZERO).await {
             tracing::warn!(%cause, attempt = %opening.stub.attempt, "a hold could not be released and will lapse");
         }
-    }
-
-    /// Charges what a lost hold should have taken.
-    pub(crate) async fn charge(
-        &self,
-        stub: &AttemptStub,
-        actual: Nanos,
-    ) -> Result<ChargeOutcome, LedgerUnavailable> {
-        let scopes = stub.charges.iter().map(|charge| Scope {
-            counter: charge.counter,
-            window_end_ms: charge.window_end_ms,
-            // The ledger keeps the limit of the highest revision, so these never replace one.
-            limit: Nanos::ZERO,
-            revision: 0,
-            enforcement: Enforcement::Warn,
-        });
-        self.ledger
-            .charge(&Charge { id: stub.attempt, org: stub.org, scopes: scopes.collect(), actual })
-            .await
     }
 
     /// Counts an answer of our own and keeps its denial.

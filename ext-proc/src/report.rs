@@ -16,10 +16,11 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Streaming, transport::Channel};
+use tonic::Streaming;
 
 use crate::{
     backoff::Backoff,
+    join::ControlPlane,
     metrics::Metrics,
     spool::{Spool, SpoolBatch, SpoolError},
 };
@@ -80,7 +81,7 @@ impl From<tonic::Status> for Ended {
 #[derive(Debug)]
 pub struct Reporter {
     spool: Arc<Spool>,
-    channel: Channel,
+    channel: ControlPlane,
     config: ReportConfig,
     metrics: Arc<Metrics>,
 }
@@ -88,7 +89,12 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter of `spool` over `channel`, which may be unconnected yet.
     #[must_use]
-    pub fn new(spool: Arc<Spool>, channel: Channel, config: ReportConfig, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        spool: Arc<Spool>,
+        channel: ControlPlane,
+        config: ReportConfig,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self { spool, channel, config, metrics }
     }
 
@@ -120,7 +126,7 @@ impl Reporter {
     }
 
     /// One stream, to its end.
-    async fn stream(&self, client: &mut DataPlaneServiceClient<Channel>) -> Result<(), Ended> {
+    async fn stream(&self, client: &mut DataPlaneServiceClient<ControlPlane>) -> Result<(), Ended> {
         let (requests, stream) = mpsc::channel(self.config.in_flight.max(1));
         let mut sending = Sending {
             reporter: self,

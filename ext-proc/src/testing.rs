@@ -10,6 +10,7 @@ use std::{
     },
 };
 
+use crate::{ControlPlane, Join};
 use futures::{Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use nullspend_proto::internal::{
@@ -21,7 +22,7 @@ use tokio::{io::DuplexStream, sync::mpsc};
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
 use tonic::{
     Request, Response, Status, Streaming,
-    transport::{Channel, Endpoint, Server},
+    transport::{Endpoint, Server},
 };
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -101,7 +102,7 @@ impl FakePlane {
     }
 
     /// A channel to this fake, whose server runs until the channel is gone.
-    pub(crate) fn channel(&self) -> Channel {
+    pub(crate) fn channel(&self) -> ControlPlane {
         let (connections, incoming) = mpsc::unbounded_channel::<Result<DuplexStream, io::Error>>();
         let service = DataPlaneServiceServer::new(self.clone());
         tokio::spawn(
@@ -117,7 +118,7 @@ impl FakePlane {
                 Ok::<_, io::Error>(TokioIo::new(ours))
             }
         });
-        Endpoint::from_static("http://fake").connect_with_connector_lazy(connect)
+        Join::default().over(Endpoint::from_static("http://fake").connect_with_connector_lazy(connect))
     }
 }
 

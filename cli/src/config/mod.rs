@@ -1,6 +1,7 @@
 //! What `nullspend` was asked to do: four layers merged ([`layers`]), then checked as a whole.
 
 pub mod layers;
+mod separate;
 pub mod upstreams;
 
 use std::{
@@ -14,6 +15,10 @@ use nullspend_core::exchange::upstream::Upstream;
 use secrecy::SecretString;
 use serde::Deserialize;
 use toml::{Table, Value};
+
+use crate::{address::Address, paths::Paths};
+
+pub use separate::{ControlPlaneAddresses, ExtProcAddresses};
 
 /// A configuration that cannot be used; every message says what to change.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +109,14 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The database; `None`: SQLite in the data directory. A secret, since it may hold a password.
     pub database_url: Option<SecretString>,
+    /// The Redis that holds the ledger; `None`: this process does. A secret, since it may hold a password.
+    pub redis_url: Option<SecretString>,
+    /// What data planes must know to follow the control plane; `None` where only a private socket leads there.
+    pub join_token: Option<SecretString>,
+    /// Where a control plane of its own listens.
+    pub control_plane: ControlPlaneAddresses,
+    /// Where a data plane of its own listens and whom it follows.
+    pub ext_proc: ExtProcAddresses,
     /// The raw owner key of the first start.
     pub bootstrap_key: Option<SecretString>,
     /// Log directives.
@@ -137,6 +150,16 @@ pub struct EnvoySettings {
     pub max_connections: u32,
     /// Certificate authorities for providers.
     pub ca_file: PathBuf,
+    /// Where an Envoy before separate planes finds the control plane's API.
+    control_plane: Option<Address>,
+}
+
+impl EnvoySettings {
+    /// The control plane's gRPC and REST.
+    #[must_use]
+    pub fn control_plane(&self, paths: &Paths) -> Address {
+        separate::or_socket(self.control_plane.as_ref(), paths, "control-plane")
+    }
 }
 
 /// Where the access log goes.
@@ -188,6 +211,9 @@ struct Raw {
     data_dir: String,
     database_url: String,
     redis_url: String,
+    internal: separate::RawInternal,
+    control_plane: separate::RawControlPlane,
+    ext_proc: separate::RawExtProc,
     bootstrap_key: String,
     log: String,
     envoy: RawEnvoy,
@@ -206,6 +232,7 @@ struct RawEnvoy {
     access_log: String,
     max_connections: i64,
     ca_file: String,
+    control_plane: String,
 }
 
 #[derive(Deserialize)]
@@ -271,20 +298,17 @@ fn check(raw: Raw, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
             raw.listen
         ),
     })?;
-    if !raw.redis_url.is_empty() {
-        return Err(ConfigError::Value {
-            key: "redis_url",
-            reason:
-                "is set, but the Redis ledger is not in this release; unset NULLSPEND_REDIS_URL to use the \
-                     in-process ledger on one machine"
-                    .into(),
-        });
-    }
+    let (control_plane, ext_proc, join_token) =
+        separate::check(&raw.control_plane, &raw.ext_proc, raw.internal)?;
     let max_body_bytes = ranged("limits.max_body_bytes", raw.limits.max_body_bytes, 65_536, 1 << 30)?;
     Ok(Config {
         listen,
         data_dir: data_dir(&raw.data_dir, variable)?,
         database_url: database_url(raw.database_url)?,
+        redis_url: redis_url(raw.redis_url)?,
+        join_token,
+        control_plane,
+        ext_proc,
         bootstrap_key: bootstrap_key(raw.bootstrap_key)?,
         log: raw.log,
         envoy: envoy_settings(&raw.envoy)?,
@@ -322,6 +346,7 @@ fn envoy_settings(raw: &RawEnvoy) -> Result<EnvoySettings, ConfigError> {
         access_log,
         max_connections: ranged("envoy.max_connections", raw.max_connections, 1, 10_000_000)?,
         ca_file: PathBuf::from(&raw.ca_file),
+        control_plane: separate::address("envoy.control_plane", &raw.control_plane)?,
     })
 }
 
@@ -367,6 +392,20 @@ fn database_url(text: String) -> Result<Option<SecretString>, ConfigError> {
         // The text is not shown: it may be a password in the wrong place.
         let reason = "must begin with postgres:// (or postgresql://) or sqlite:".into();
         return Err(ConfigError::Value { key: "database_url", reason });
+    }
+    Ok(Some(SecretString::from(text)))
+}
+
+fn redis_url(text: String) -> Result<Option<SecretString>, ConfigError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let known =
+        ["redis://", "rediss://", "redis+unix://", "unix://", "redis-sentinel://", "redis-cluster://"];
+    if !known.iter().any(|scheme| text.starts_with(scheme)) {
+        // The text is not shown: it may be a password in the wrong place.
+        let reason = format!("must begin with one of {}", known.join(" "));
+        return Err(ConfigError::Value { key: "redis_url", reason });
     }
     Ok(Some(SecretString::from(text)))
 }

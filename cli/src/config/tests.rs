@@ -143,7 +143,12 @@ fn bad_variables_are_refused_by_name() {
         "from NULLSPEND_SHUTDOWN_GRACE_MS must be a whole number",
     );
     refused(("NULLSPEND_LISTEN", "localhost"), "`listen` is \"localhost\"; write an IP address and a port");
-    refused(("NULLSPEND_REDIS_URL", "redis://x"), "the Redis ledger is not in this release");
+    refused(("NULLSPEND_REDIS_URL", "hunter2"), "`redis_url` must begin with one of redis://");
+    refused(("NULLSPEND_INTERNAL_JOIN_TOKEN", "short"), "`internal.join_token` must be at least 32 visible");
+    refused(
+        ("NULLSPEND_EXT_PROC_CONTROL_PLANE", "http://x"),
+        "`ext_proc.control_plane` is \"http://x\"; write unix:",
+    );
     refused(
         ("NULLSPEND_UPSTREAM_OPENAI", "ftp://x"),
         "upstream \"openai\": base_url must begin with https://",

@@ -1,11 +1,18 @@
 //! Envoy's configuration file: the template of `envoy/` with its placeholders filled in.
 
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use nullspend_core::exchange::upstream::Upstream;
 use serde_json::{Value, json};
 
-use crate::config::{AccessLog, upstreams::endpoint};
+use crate::{
+    address::Address,
+    config::{AccessLog, Config, upstreams::endpoint},
+    paths::Paths,
+};
 
 const TEMPLATE: &str = include_str!("../../../envoy/bootstrap.template.yaml");
 
@@ -20,8 +27,17 @@ pub enum BootstrapError {
     Upstream(String),
 }
 
+/// The configuration of an Envoy before separate planes, as `nullspend envoy-config` prints it.
+///
+/// # Errors
+/// The data directory cannot be used, or any [`BootstrapError`].
+pub fn separate(config: &Config) -> anyhow::Result<String> {
+    let paths = Paths::prepare(&config.data_dir)?;
+    Ok(Bootstrap::of(config, &paths).render()?)
+}
+
 /// What the template needs to know.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Bootstrap<'a> {
     /// The one TCP address.
     pub listen: SocketAddr,
@@ -34,17 +50,37 @@ pub struct Bootstrap<'a> {
     /// Where the access log goes.
     pub access_log: AccessLog,
     /// The file of [`AccessLog::File`].
-    pub access_log_file: &'a Path,
+    pub access_log_file: PathBuf,
     /// Envoy's admin interface.
-    pub admin_socket: &'a Path,
+    pub admin_socket: PathBuf,
     /// The data plane.
-    pub ext_proc_socket: &'a Path,
+    pub ext_proc: Address,
     /// The control plane's gRPC and REST.
-    pub control_plane_socket: &'a Path,
+    pub control_plane: Address,
     /// Certificate authorities for providers.
     pub ca_file: &'a Path,
     /// Where calls may go.
     pub upstreams: &'a [Upstream],
+}
+
+impl<'a> Bootstrap<'a> {
+    /// As configured.
+    #[must_use]
+    pub fn of(config: &'a Config, paths: &Paths) -> Self {
+        Self {
+            listen: config.listen,
+            max_body_bytes: config.max_body_bytes,
+            max_bodies_in_flight_bytes: config.max_bodies_in_flight_bytes,
+            max_connections: config.envoy.max_connections,
+            access_log: config.envoy.access_log,
+            access_log_file: paths.access_log(),
+            admin_socket: paths.socket("envoy"),
+            ext_proc: config.ext_proc.listen(paths),
+            control_plane: config.envoy.control_plane(paths),
+            ca_file: &config.envoy.ca_file,
+            upstreams: &config.upstreams,
+        }
+    }
 }
 
 impl Bootstrap<'_> {
@@ -62,6 +98,7 @@ impl Bootstrap<'_> {
         let too_large = format!("request bodies may be up to {} bytes", self.max_body_bytes);
         let not_found =
             json!({ "error": { "code": "not_found", "message": "no such route", "details": null } });
+        let (ext_proc, control_plane) = (self.ext_proc.envoy(), self.control_plane.envoy());
         let values = [
             ("admin_socket", json!(self.admin_socket)),
             ("max_connections", json!(self.max_connections)),
@@ -73,8 +110,10 @@ impl Bootstrap<'_> {
             ("access_log", self.access_log()),
             ("too_large_message", json!(too_large)),
             ("not_found_body", json!(not_found.to_string())),
-            ("ext_proc_socket", json!(self.ext_proc_socket)),
-            ("control_plane_socket", json!(self.control_plane_socket)),
+            ("ext_proc_type", json!(ext_proc.0)),
+            ("ext_proc_address", ext_proc.1),
+            ("control_plane_type", json!(control_plane.0)),
+            ("control_plane_address", control_plane.1),
         ];
         let mut text = String::new();
         for line in TEMPLATE.lines() {
@@ -215,10 +254,10 @@ mod tests {
             max_bodies_in_flight_bytes: 512 << 20,
             max_connections: 100,
             access_log,
-            access_log_file: &dir.join("access.log"),
-            admin_socket: &dir.join("a\"d.sock"),
-            ext_proc_socket: &dir.join("e.sock"),
-            control_plane_socket: &dir.join("c.sock"),
+            access_log_file: dir.join("access.log"),
+            admin_socket: dir.join("a\"d.sock"),
+            ext_proc: Address::Unix(dir.join("e.sock")),
+            control_plane: Address::Unix(dir.join("c.sock")),
             ca_file: if Path::new("/etc/ssl/certs/ca-certificates.crt").exists() {
                 Path::new("/etc/ssl/certs/ca-certificates.crt")
             } else {

@@ -23,6 +23,24 @@ pub fn announce(config: &Config, paths: &Paths, first: Option<Bootstrap>) -> any
         .with_context(|| format!("write {}", file.display()))
 }
 
+/// Prints where a control plane of its own listens, and on the first start with which keys.
+pub fn control_plane(config: &Config, paths: &Paths, first: Option<Bootstrap>) {
+    let at = &config.control_plane;
+    println!("control plane serves its API at {}, data planes at {}", at.listen(paths), at.internal(paths));
+    if let Some(keys) = first {
+        println!("\n{}\nThe keys are shown this once.", key_lines(config, &keys));
+    }
+}
+
+fn key_lines(config: &Config, keys: &Bootstrap) -> String {
+    let agent = keys.agent_key.expose_secret();
+    let owner = match &config.bootstrap_key {
+        Some(_) => "the one you gave in NULLSPEND_BOOTSTRAP_KEY",
+        None => keys.owner_key.expose_secret(),
+    };
+    format!("  owner key   {owner}\n  agent key   {agent}")
+}
+
 /// How a client on this machine reaches the ingress.
 fn url(config: &Config) -> String {
     let ip = config.listen.ip();
@@ -36,16 +54,12 @@ fn url(config: &Config) -> String {
 
 fn first_start(config: &Config, paths: &Paths, url: &str, keys: &Bootstrap) -> String {
     let agent = keys.agent_key.expose_secret();
-    let owner = match &config.bootstrap_key {
-        Some(_) => "the one you gave in NULLSPEND_BOOTSTRAP_KEY",
-        None => keys.owner_key.expose_secret(),
-    };
+    let keys = key_lines(config, keys);
     let data = paths.data_dir.display();
     format!(
         r#"NullSpend serves {url}
 
-  owner key   {owner}
-  agent key   {agent}
+{keys}
   data in     {data}
 
 The keys are shown this once. Agents call with the agent key and their own provider key:

@@ -4,9 +4,8 @@
 //! loaded from it, and nothing is served before the ledger is.
 
 mod access_log;
-mod banner;
-mod limits;
-mod sockets;
+pub mod banner;
+pub mod limits;
 
 use std::{
     fs,
@@ -19,23 +18,15 @@ use std::{
 use anyhow::{Context as _, bail};
 use nullspend_control_plane::{ControlPlane, app::Bootstrap};
 use nullspend_core::{
-    clock::{Clock, SystemClock},
-    exchange::{Settings, upstream::Upstreams},
+    clock::Clock,
     id::{Ids, RandomIds},
-    ledger::Ledger,
-    price::Catalogue,
 };
-use nullspend_ext_proc::{DataPlane, lease::LeaseConfig, report::ReportConfig, spool};
-use nullspend_ledger::MemoryLedger;
+use nullspend_ext_proc::DataPlane;
 use secrecy::SecretString;
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    task::JoinSet,
-};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, Fsync},
+    address::Address,
+    config::Config,
     envoy::{
         admin::Admin,
         binary,
@@ -43,6 +34,8 @@ use crate::{
         supervisor::{Launch, State, Supervisor, end_survivor},
     },
     paths::Paths,
+    planes::{self, POLL, Parts, Serving, database_url},
+    signals::StopSignals,
 };
 
 /// How long the control plane may take to store what the last run left in the spool.
@@ -51,11 +44,6 @@ const RECOVERY: Duration = Duration::from_secs(120);
 const FIRST_POLICY: Duration = Duration::from_secs(30);
 /// How long Envoy may take until it serves.
 const ENVOY_READY: Duration = Duration::from_secs(30);
-/// How long the last events may take to the store at shutdown; what is left waits in the spool.
-const LAST_FLUSH: Duration = Duration::from_secs(10);
-/// How long settlements of cut requests may take once Envoy is gone.
-const SETTLE_AFTER_CUT: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(20);
 
 /// Runs until SIGTERM or SIGINT, then drains.
 pub async fn run(mut config: Config) -> anyhow::Result<()> {
@@ -78,7 +66,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     let access_log = paths.access_log();
     let failed = tokio::select! {
         () = stop_signals.next() => None,
-        ended = running.tasks.join_next() => Some(ended),
+        error = running.serving.failed() => Some(error),
         () = access_log::rotate(&access_log, &admin) => None,
     };
     if failed.is_none() {
@@ -90,11 +78,7 @@ pub async fn run(mut config: Config) -> anyhow::Result<()> {
     supervisor.stop().await;
     let _ = fs::remove_file(paths.ingress());
     running.stop().await;
-    match failed {
-        None => Ok(()),
-        Some(Some(Ok(Err(error)))) => Err(error),
-        Some(other) => bail!("a part of the program ended by itself: {other:?}"),
-    }
+    failed.map_or(Ok(()), Err)
 }
 
 async fn start(
@@ -144,46 +128,7 @@ pub async fn take_over(config: &Config, confirmed: bool) -> anyhow::Result<()> {
 
 /// A control plane that serves nothing, for `migrate` and `doctor`.
 pub async fn open_control_plane(url: &SecretString) -> anyhow::Result<Arc<ControlPlane>> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-    let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new(Arc::clone(&clock)));
-    build_control_plane(url, ledger, clock, Arc::new(RandomIds)).await
-}
-
-async fn build_control_plane(
-    url: &SecretString,
-    ledger: Arc<dyn Ledger>,
-    clock: Arc<dyn Clock>,
-    ids: Arc<dyn Ids>,
-) -> anyhow::Result<Arc<ControlPlane>> {
-    let config = nullspend_control_plane::Config { database_url: url.clone() };
-    let deps = nullspend_control_plane::Deps { ledger, clock, ids };
-    ControlPlane::build(config, deps).await.context("start the control plane")
-}
-
-/// The configured database, else SQLite in the data directory.
-pub fn database_url(config: &Config, paths: &Paths) -> SecretString {
-    let default = || SecretString::from(format!("sqlite:{}", paths.database().display()));
-    config.database_url.clone().unwrap_or_else(default)
-}
-
-struct StopSignals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl StopSignals {
-    fn listen() -> anyhow::Result<Self> {
-        let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-        let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-        Ok(Self { terminate, interrupt })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
+    planes::control_plane(url, Parts::in_process()).await
 }
 
 /// Both planes, serving on their sockets.
@@ -192,104 +137,38 @@ struct Running {
     control_plane: Arc<ControlPlane>,
     data_plane: Arc<DataPlane>,
     first_start: Option<Bootstrap>,
-    tasks: JoinSet<anyhow::Result<()>>,
-    /// Ends what serves clients and Envoy.
-    stop_serving: CancellationToken,
-    /// Ends what the data plane itself still needs: the internal listener.
-    stop_internal: CancellationToken,
+    serving: Serving,
 }
 
 impl Running {
     async fn start(config: &Config, paths: &Paths) -> anyhow::Result<Self> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let ids: Arc<dyn Ids> = Arc::new(RandomIds);
-        let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new(Arc::clone(&clock)));
-        let url = database_url(config, paths);
-        let control_plane =
-            build_control_plane(&url, Arc::clone(&ledger), Arc::clone(&clock), Arc::clone(&ids)).await?;
-        control_plane.claim_node(&node_id(&paths.data_dir, ids.as_ref())?).await?;
+        let parts = Parts::of(config)?;
+        let clock = Arc::clone(&parts.clock);
+        let control_plane = planes::control_plane(&database_url(config, paths), parts.clone()).await?;
+        control_plane.claim_node(&node_id(&paths.data_dir, parts.ids.as_ref())?).await?;
         let first_start = control_plane.bootstrap(config.bootstrap_key.clone()).await?;
 
-        let (stop_serving, stop_internal) = (CancellationToken::new(), CancellationToken::new());
-        let mut tasks = JoinSet::new();
-        let internal = sockets::bind(&paths.socket("internal"))?;
-        let (plane, stop) = (Arc::clone(&control_plane), stop_internal.clone());
-        tasks.spawn(async move { plane.serve_internal(internal, stop).await.context("serve data planes") });
-
-        let channel = sockets::channel(paths.socket("internal"));
-        let deps = nullspend_ext_proc::Deps {
-            ledger,
-            clock: Arc::clone(&clock),
-            ids,
-            catalogue: Catalogue::shipped(),
-            control_plane: channel,
-        };
-        let data_plane =
-            DataPlane::build(data_plane_config(config, paths), deps).context("start the data plane")?;
+        let socket = |name| Address::Unix(paths.socket(name));
+        let mut serving = Serving::default();
+        serving.internal(&control_plane, &socket("internal"), None).await?;
+        let data_plane = planes::data_plane(config, &paths.spool(), parts, &socket("internal"))?;
         data_plane.recover(RECOVERY).await.context("recover the last run's calls")?;
         control_plane.load_ledger().await.context("load the ledger from the database")?;
         if !data_plane.wait_for_policy(FIRST_POLICY).await {
             bail!("the data plane received no policy within {FIRST_POLICY:?}");
         }
-        let mut running =
-            Self { clock, control_plane, data_plane, first_start, tasks, stop_serving, stop_internal };
-        running.serve(paths)?;
-        Ok(running)
-    }
-
-    fn serve(&mut self, paths: &Paths) -> anyhow::Result<()> {
-        let public = sockets::bind(&paths.socket("control-plane"))?;
-        let control_admin = sockets::bind(&paths.socket("control-plane-admin"))?;
-        let ext_proc = sockets::bind(&paths.socket("ext-proc"))?;
-        let data_admin = sockets::bind(&paths.socket("ext-proc-admin"))?;
-        let (plane, stop) = (Arc::clone(&self.control_plane), self.stop_serving.clone());
-        self.tasks.spawn(async move { plane.serve_public(public, stop).await.context("serve the API") });
-        let (plane, stop) = (Arc::clone(&self.control_plane), self.stop_serving.clone());
-        self.tasks
-            .spawn(async move { plane.serve_admin(control_admin, stop).await.context("serve metrics") });
-        let (plane, stop) = (Arc::clone(&self.data_plane), self.stop_serving.clone());
-        self.tasks.spawn(async move { plane.serve(ext_proc, data_admin, stop).await.context("serve Envoy") });
-        Ok(())
+        let (api, admin) = (socket("control-plane"), socket("control-plane-admin"));
+        serving.control_plane(&control_plane, &api, &admin).await?;
+        serving.data_plane(&data_plane, &socket("ext-proc"), &socket("ext-proc-admin")).await?;
+        Ok(Self { clock, control_plane, data_plane, first_start, serving })
     }
 
     /// Ends everything in order: requests, settlements, reports, then what they needed.
     async fn stop(mut self) {
-        wait_until(SETTLE_AFTER_CUT, || self.data_plane.in_flight() == 0).await;
-        if !self.data_plane.flush(LAST_FLUSH).await {
-            tracing::warn!("some events are not stored yet; they wait in the spool for the next start");
-        }
-        self.stop_serving.cancel();
-        self.data_plane.stop().await;
-        self.stop_internal.cancel();
-        let ended =
-            tokio::time::timeout(LAST_FLUSH, async { while self.tasks.join_next().await.is_some() {} });
-        if ended.await.is_err() {
-            tracing::warn!("a listener did not end in time");
-        }
+        planes::stop_data_plane(&self.data_plane, &self.serving).await;
+        self.serving.stop_internal.cancel();
+        self.serving.ended().await;
         self.control_plane.close().await;
-    }
-}
-
-fn data_plane_config(config: &Config, paths: &Paths) -> nullspend_ext_proc::Config {
-    let fsync = match config.spool.fsync {
-        Fsync::Always => spool::Fsync::Always,
-        Fsync::Never => spool::Fsync::Never,
-        Fsync::Interval(every) => {
-            spool::Fsync::Interval(u64::try_from(every.as_millis()).unwrap_or(u64::MAX))
-        }
-    };
-    nullspend_ext_proc::Config {
-        settings: Settings {
-            upstreams: Upstreams(config.upstreams.clone()),
-            lease_ms: i64::try_from(config.lease_ms).unwrap_or(i64::MAX),
-            max_body_bytes: config.max_body_bytes as usize,
-        },
-        spool_dir: paths.spool(),
-        spool: spool::SpoolConfig { max_bytes: config.spool.max_bytes, fsync, ..Default::default() },
-        report: ReportConfig::default(),
-        lease: LeaseConfig { lease: Duration::from_millis(config.lease_ms), ..Default::default() },
-        max_bodies_in_flight_bytes: config.max_bodies_in_flight_bytes,
-        policy_max_age: None,
     }
 }
 
@@ -317,17 +196,9 @@ fn node_id(data_dir: &Path, ids: &dyn Ids) -> anyhow::Result<String> {
 
 fn write_bootstrap(config: &Config, paths: &Paths) -> anyhow::Result<()> {
     let bootstrap = EnvoyBootstrap {
-        listen: config.listen,
-        max_body_bytes: config.max_body_bytes,
-        max_bodies_in_flight_bytes: config.max_bodies_in_flight_bytes,
-        max_connections: config.envoy.max_connections,
-        access_log: config.envoy.access_log,
-        access_log_file: &paths.access_log(),
-        admin_socket: &paths.socket("envoy"),
-        ext_proc_socket: &paths.socket("ext-proc"),
-        control_plane_socket: &paths.socket("control-plane"),
-        ca_file: &config.envoy.ca_file,
-        upstreams: &config.upstreams,
+        ext_proc: Address::Unix(paths.socket("ext-proc")),
+        control_plane: Address::Unix(paths.socket("control-plane")),
+        ..EnvoyBootstrap::of(config, paths)
     };
     let file = paths.envoy_config();
     fs::write(&file, bootstrap.render()?).with_context(|| format!("write {}", file.display()))
@@ -386,13 +257,4 @@ async fn drain(config: &Config, running: &Running, admin: &Admin) {
     if tokio::time::timeout(config.shutdown_grace, idle).await.is_err() {
         tracing::warn!(in_flight = running.data_plane.in_flight(), "the grace is over; the rest is cut");
     }
-}
-
-async fn wait_until(deadline: Duration, met: impl Fn() -> bool) -> bool {
-    let polling = async {
-        while !met() {
-            tokio::time::sleep(POLL).await;
-        }
-    };
-    tokio::time::timeout(deadline, polling).await.is_ok()
 }

@@ -21,9 +21,8 @@ use nullspend_proto::internal::{
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Channel;
 
-use crate::{backoff::Backoff, metrics::Metrics, spool::Spool};
+use crate::{backoff::Backoff, join::ControlPlane, metrics::Metrics, spool::Spool};
 use rows::{Applied, Rows};
 
 /// Changes are saved at most this often.
@@ -124,12 +123,12 @@ impl PolicyWatch {
     }
 
     /// Follows the control plane until `shutdown`, through any number of lost connections, and saves what it learns.
-    pub async fn run(self: Arc<Self>, channel: Channel, shutdown: CancellationToken) {
+    pub async fn run(self: Arc<Self>, channel: ControlPlane, shutdown: CancellationToken) {
         let follow = shutdown.run_until_cancelled(self.follow(channel));
         tokio::join!(follow, self.save(&shutdown));
     }
 
-    async fn follow(&self, channel: Channel) {
+    async fn follow(&self, channel: ControlPlane) {
         let mut client = DataPlaneServiceClient::new(channel).max_decoding_message_size(usize::MAX);
         let mut backoff = Backoff::new(&self.dataplane_id);
         loop {
@@ -153,7 +152,7 @@ impl PolicyWatch {
     /// One stream, to its end.
     async fn stream(
         &self,
-        client: &mut DataPlaneServiceClient<Channel>,
+        client: &mut DataPlaneServiceClient<ControlPlane>,
         backoff: &mut Backoff,
     ) -> Result<(), tonic::Status> {
         let request = {
@@ -203,7 +202,7 @@ impl PolicyWatch {
     }
 
     /// Tells the control plane what is enforced now. It waits for that only briefly, so a failure needs no repeat.
-    async fn confirm(&self, client: &mut DataPlaneServiceClient<Channel>) {
+    async fn confirm(&self, client: &mut DataPlaneServiceClient<ControlPlane>) {
         let policy = self.current();
         let confirmed = client.confirm_policy(ConfirmPolicyRequest {
             dataplane_id: self.dataplane_id.clone(),

@@ -1,0 +1,245 @@
+//! Both planes as this program builds and serves them, together (`up`) or each in a process of its own.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use nullspend_control_plane::{ControlPlane, JoinCheck};
+use nullspend_core::{
+    clock::{Clock, SystemClock},
+    exchange::{Settings, upstream::Upstreams},
+    id::{Ids, RandomIds},
+    ledger::Ledger,
+    price::Catalogue,
+};
+use nullspend_ext_proc::{DataPlane, Join, Listener, lease::LeaseConfig, report::ReportConfig, spool};
+use nullspend_ledger::MemoryLedger;
+use secrecy::SecretString;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    address::{self, Address},
+    config::{Config, Fsync},
+    paths::Paths,
+};
+
+/// How often a state that must be reached is looked at.
+pub const POLL: Duration = Duration::from_millis(20);
+/// How long the last events may take to the store at shutdown; what is left waits in the spool.
+pub const LAST_FLUSH: Duration = Duration::from_secs(10);
+/// How long settlements of cut requests may take once nothing new comes.
+pub const SETTLE_AFTER_CUT: Duration = Duration::from_secs(5);
+
+/// What both planes are made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// New ids.
+    pub ids: Arc<dyn Ids>,
+    /// The one ledger.
+    pub ledger: Arc<dyn Ledger>,
+}
+
+impl Parts {
+    /// With the configured ledger.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn of(config: &Config) -> anyhow::Result<Self> {
+        if config.redis_url.is_some() {
+            bail!("the Redis ledger is not in this release; unset redis_url (NULLSPEND_REDIS_URL)");
+        }
+        Ok(Self::in_process())
+    }
+
+    /// With the ledger of this process.
+    #[must_use]
+    pub fn in_process() -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        let ledger: Arc<dyn Ledger> = Arc::new(MemoryLedger::new(Arc::clone(&clock)));
+        Self { clock, ids: Arc::new(RandomIds), ledger }
+    }
+}
+
+/// The configured database, else SQLite in the data directory.
+pub fn database_url(config: &Config, paths: &Paths) -> SecretString {
+    let default = || SecretString::from(format!("sqlite:{}", paths.database().display()));
+    config.database_url.clone().unwrap_or_else(default)
+}
+
+/// Opens and migrates the database behind a control plane.
+pub async fn control_plane(url: &SecretString, parts: Parts) -> anyhow::Result<Arc<ControlPlane>> {
+    let config = nullspend_control_plane::Config { database_url: url.clone() };
+    let Parts { clock, ids, ledger } = parts;
+    let deps = nullspend_control_plane::Deps { ledger, clock, ids };
+    ControlPlane::build(config, deps).await.context("start the control plane")
+}
+
+/// Opens the spool behind a data plane that follows the control plane at `control_plane`.
+pub fn data_plane(
+    config: &Config,
+    spool_dir: &Path,
+    parts: Parts,
+    control_plane: &Address,
+) -> anyhow::Result<Arc<DataPlane>> {
+    let Parts { clock, ids, ledger } = parts;
+    let join = match &config.join_token {
+        None => Join::default(),
+        Some(token) => {
+            Join::with(token).context("internal.join_token has characters that no header may have")?
+        }
+    };
+    let deps = nullspend_ext_proc::Deps {
+        ledger,
+        clock,
+        ids,
+        catalogue: Catalogue::shipped(),
+        control_plane: join.over(control_plane.channel()?),
+    };
+    DataPlane::build(data_plane_config(config, spool_dir), deps).context("start the data plane")
+}
+
+fn data_plane_config(config: &Config, spool_dir: &Path) -> nullspend_ext_proc::Config {
+    let fsync = match config.spool.fsync {
+        Fsync::Always => spool::Fsync::Always,
+        Fsync::Never => spool::Fsync::Never,
+        Fsync::Interval(every) => {
+            spool::Fsync::Interval(u64::try_from(every.as_millis()).unwrap_or(u64::MAX))
+        }
+    };
+    nullspend_ext_proc::Config {
+        settings: Settings {
+            upstreams: Upstreams(config.upstreams.clone()),
+            lease_ms: i64::try_from(config.lease_ms).unwrap_or(i64::MAX),
+            max_body_bytes: config.max_body_bytes as usize,
+        },
+        spool_dir: spool_dir.to_owned(),
+        spool: spool::SpoolConfig { max_bytes: config.spool.max_bytes, fsync, ..Default::default() },
+        report: ReportConfig::default(),
+        lease: LeaseConfig { lease: Duration::from_millis(config.lease_ms), ..Default::default() },
+        max_bodies_in_flight_bytes: config.max_bodies_in_flight_bytes,
+        policy_max_age: None,
+    }
+}
+
+/// The tasks that serve, and what ends them.
+#[derive(Default)]
+pub struct Serving {
+    /// None ends before it is told to; when one does, the program cannot go on.
+    pub tasks: JoinSet<anyhow::Result<()>>,
+    /// Ends what serves clients and Envoy.
+    pub stop: CancellationToken,
+    /// Ends what data planes themselves still need: the internal listener.
+    pub stop_internal: CancellationToken,
+}
+
+/// Calls a method of the control plane with either kind of listener.
+macro_rules! with_listener {
+    ($listener:expr, |$bound:ident| $serve:expr) => {
+        match $listener {
+            Listener::Unix($bound) => $serve,
+            Listener::Tcp(tcp) => {
+                let $bound = address::prompt(tcp);
+                $serve
+            }
+        }
+    };
+}
+
+impl Serving {
+    /// Serves data planes.
+    pub async fn internal(
+        &mut self,
+        plane: &Arc<ControlPlane>,
+        at: &Address,
+        join_token: Option<&SecretString>,
+    ) -> anyhow::Result<()> {
+        let (listener, plane, stop) = (at.bind().await?, Arc::clone(plane), self.stop_internal.clone());
+        let join = join_token.map(JoinCheck::token).unwrap_or_default();
+        self.tasks.spawn(async move {
+            let served = with_listener!(listener, |bound| plane.serve_internal(bound, join, stop).await);
+            served.context("serve data planes")
+        });
+        Ok(())
+    }
+
+    /// Serves the API on `api` and the control plane's metrics on `admin`.
+    pub async fn control_plane(
+        &mut self,
+        plane: &Arc<ControlPlane>,
+        api: &Address,
+        admin: &Address,
+    ) -> anyhow::Result<()> {
+        let (api, admin) = (api.bind().await?, admin.bind().await?);
+        let (plane, stop) = (Arc::clone(plane), self.stop.clone());
+        let (same, stopped) = (Arc::clone(&plane), stop.clone());
+        self.tasks.spawn(async move {
+            with_listener!(api, |bound| plane.serve_public(bound, stop).await).context("serve the API")
+        });
+        self.tasks.spawn(async move {
+            with_listener!(admin, |bound| same.serve_admin(bound, stopped).await).context("serve metrics")
+        });
+        Ok(())
+    }
+
+    /// Serves Envoy on `ext_proc` and the data plane's metrics on `admin`.
+    pub async fn data_plane(
+        &mut self,
+        plane: &Arc<DataPlane>,
+        ext_proc: &Address,
+        admin: &Address,
+    ) -> anyhow::Result<()> {
+        let (ext_proc, admin) = (ext_proc.bind().await?, admin.bind().await?);
+        let (plane, stop) = (Arc::clone(plane), self.stop.clone());
+        self.tasks.spawn(async move { plane.serve(ext_proc, admin, stop).await.context("serve Envoy") });
+        Ok(())
+    }
+
+    /// The first task that ended, as the reason why the program must.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        match self.tasks.join_next().await {
+            Some(Ok(Err(error))) => error,
+            other => anyhow::anyhow!("a part of the program ended by itself: {other:?}"),
+        }
+    }
+
+    /// Waits until every listener has ended, for a while.
+    pub async fn ended(&mut self) {
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_FLUSH, ended).await.is_err() {
+            tracing::warn!("a listener did not end in time");
+        }
+    }
+}
+
+/// Ends a data plane in order: settlements, reports, then its listeners and tasks.
+pub async fn stop_data_plane(plane: &DataPlane, serving: &Serving) {
+    wait_until(SETTLE_AFTER_CUT, || plane.in_flight() == 0).await;
+    if !plane.flush(LAST_FLUSH).await {
+        tracing::warn!("some events are not stored yet; they wait in the spool for the next start");
+    }
+    serving.stop.cancel();
+    plane.stop().await;
+}
+
+/// Looks until `met`; false when the deadline came first.
+pub async fn wait_until(deadline: Duration, met: impl Fn() -> bool) -> bool {
+    let polling = async {
+        while !met() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    tokio::time::timeout(deadline, polling).await.is_ok()
+}
+
+/// Refuses what needs a ledger that several processes can reach.
+pub fn shared_ledger(config: &Config, what: &str) -> anyhow::Result<Parts> {
+    if config.redis_url.is_none() {
+        bail!(
+            "`nullspend {what}` is one process of several, and they share one ledger: set redis_url \
+             (NULLSPEND_REDIS_URL), or run everything in one process with `nullspend up`"
+        );
+    }
+    Parts::of(config)
+}

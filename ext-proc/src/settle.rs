@@ -1,0 +1,107 @@
+//! Brings an attempt's cost to the ledger, for as long as that takes.
+
+use std::time::Duration;
+
+use nullspend_core::{
+    attempt::{AttemptStub, BudgetCharge},
+    id::{AttemptId, OrgId},
+    ledger::{Charge, ChargeOutcome, CounterKey, LedgerUnavailable, Scope, SettleOutcome},
+    money::Nanos,
+    policy::Enforcement,
+};
+use nullspend_proto::internal as wire;
+use tracing::{error, warn};
+
+use crate::DataPlane;
+
+/// Between tries to reach the ledger.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What the ledger said at last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// The cost counts, and nothing else is to do.
+    Done,
+    /// The hold had lapsed, and its sweeper wrote an event: the truth must replace it.
+    AfterLapse,
+}
+
+/// A cost that the ledger must hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settlement {
+    pub org: OrgId,
+    pub hold: AttemptId,
+    pub cost: Nanos,
+    pub charges: Vec<BudgetCharge>,
+}
+
+impl Settlement {
+    /// Of an attempt that ended now.
+    pub(crate) fn of(stub: &AttemptStub, cost: Nanos) -> Self {
+        Self { org: stub.org, hold: stub.attempt, cost, charges: stub.charges.clone() }
+    }
+
+    /// Of a record that an earlier run wrote; `None` when it names no attempt.
+    pub(crate) fn read(closed: &wire::Closed) -> Option<Self> {
+        let stub = closed.stub.as_ref()?;
+        let charge = |charge: &wire::BudgetCharge| {
+            let counter = CounterKey {
+                budget: charge.budget_id.parse().ok()?,
+                generation: charge.generation,
+                window_start_ms: charge.window_start_ms,
+            };
+            let window_end_ms = (charge.window_end_ms != 0).then_some(charge.window_end_ms);
+            Some(BudgetCharge { counter, window_end_ms })
+        };
+        Some(Self {
+            org: stub.org_id.parse().ok()?,
+            hold: stub.attempt_id.parse().ok()?,
+            cost: Nanos(closed.cost_nanos),
+            charges: stub.charges.iter().map(charge).collect::<Option<_>>()?,
+        })
+    }
+
+    /// Settles the hold, or charges what a lost one should have taken; tries again while the ledger is away.
+    pub(crate) async fn run(&self, plane: &DataPlane) -> Settled {
+        if self.charges.is_empty() {
+            return Settled::Done;
+        }
+        loop {
+            match self.attempt(plane).await {
+                Ok(settled) => return settled,
+                Err(cause) => warn!(%cause, attempt = %self.hold, "settling will be tried again"),
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    async fn attempt(&self, plane: &DataPlane) -> Result<Settled, LedgerUnavailable> {
+        match plane.ledger.settle(self.org, self.hold, self.cost).await? {
+            SettleOutcome::Settled { over_by } => plane.metrics.overage(over_by),
+            SettleOutcome::AlreadyDone => {}
+            SettleOutcome::Lapsed { .. } => return Ok(Settled::AfterLapse),
+            SettleOutcome::Unknown if self.cost == Nanos::ZERO => {}
+            SettleOutcome::Unknown => {
+                if let ChargeOutcome::Invalid(misuse) = plane.ledger.charge(&self.charge()).await? {
+                    error!(%misuse, attempt = %self.hold, "the ledger refused a charge; the store's figures stand");
+                }
+            }
+            SettleOutcome::Invalid(misuse) => {
+                error!(%misuse, attempt = %self.hold, cost = %self.cost, "the ledger refused a settlement; the hold will lapse");
+            }
+        }
+        Ok(Settled::Done)
+    }
+
+    fn charge(&self) -> Charge {
+        let scopes = self.charges.iter().map(|charge| Scope {
+            counter: charge.counter,
+            window_end_ms: charge.window_end_ms,
+            // The ledger keeps the limit of the highest revision, so these never replace one.
+            limit: Nanos::ZERO,
+            revision: 0,
+            enforcement: Enforcement::Warn,
+        });
+        Charge { id: self.hold, org: self.org, scopes: scopes.collect(), actual: self.cost }
+    }
+}
