@@ -28,4 +28,6 @@ pub use plane::{BuildError, Config, DataPlane, Deps, ServeError};
 pub use recovery::RecoverError;
 
 #[cfg(test)]
+mod recovery_tests;
+#[cfg(test)]
 mod testing;

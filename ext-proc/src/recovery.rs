@@ -58,11 +58,12 @@ impl DataPlane {
         let mut replay = self.take_replay();
         let lapsed = self.close_left_open(&replay)?;
         let left: Vec<Closed> = replay.unsettled.drain(..).chain(lapsed).collect();
-        let plane = Arc::clone(self);
+        let (plane, entered) = (Arc::clone(self), self.enter());
         let stop = self.stop_background.clone();
         self.background.spawn(async move {
             // What a stop interrupts is still unsettled for the next start.
             let _ = stop.run_until_cancelled(plane.settle_left(left)).await;
+            drop(entered);
         });
         Ok(())
     }
