@@ -3,6 +3,8 @@
 
 pub mod bench;
 #[allow(clippy::expect_used, reason = "a test's client fails by panicking")]
+pub mod console;
+#[allow(clippy::expect_used, reason = "a test's client fails by panicking")]
 pub mod http;
 pub mod load;
 pub mod provider;

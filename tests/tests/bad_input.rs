@@ -2,10 +2,7 @@
 
 use bytes::Bytes;
 use http::Method;
-use nullspend_e2e::{
-    http::Reply,
-    stack::{Agent, Stack},
-};
+use nullspend_e2e::{console::Agent, http::Reply, stack::Stack};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use http::Method;
 use nullspend_e2e::{
+    console::{Agent, nanos},
     http::Reply,
-    stack::{Agent, Stack, nanos},
+    stack::Stack,
 };
 use serde_json::{Value, json};
 
@@ -117,7 +118,7 @@ async fn soft_and_warn_let_pass_and_only_soft_marks() {
             stack.provider.calls().last().map_or(0, |call| call.billed_nanos)
         );
         let path = format!("/api/cost-events?sessionId={policy}");
-        let event = nullspend_e2e::stack::eventually("the event", async || {
+        let event = nullspend_e2e::console::eventually("the event", async || {
             let page = stack.api(&stack.owner, Method::GET, &path, Value::Null).await.json();
             page["data"].get(0).cloned()
         })

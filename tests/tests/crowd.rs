@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use nullspend_e2e::{
-    http::Http,
-    provider::State,
-    stack::{Stack, nanos},
-};
+use nullspend_e2e::{console::nanos, http::Http, provider::State, stack::Stack};
 use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{CHAT, request, sum_nanos};

@@ -3,9 +3,10 @@
 use std::{net::TcpListener, time::Duration};
 
 use nullspend_e2e::{
+    console::{Agent, nanos},
     http::Http,
     provider::{Call, State},
-    stack::{Agent, Stack, nanos},
+    stack::Stack,
 };
 use serde_json::{Value, json};
 

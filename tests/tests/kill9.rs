@@ -5,9 +5,10 @@ use std::{collections::HashMap, sync::Arc};
 use http::Method;
 use nullspend_core::id::{Ids, RandomIds};
 use nullspend_e2e::{
+    console::{Agent, eventually, nanos},
     http::Http,
     provider::{Call, State},
-    stack::{Agent, Stack, alive, children, eventually, nanos},
+    stack::{Stack, alive, children},
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;

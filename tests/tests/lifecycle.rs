@@ -4,8 +4,9 @@ use std::{fs, process::Stdio};
 
 use http::Method;
 use nullspend_e2e::{
+    console::{eventually, nanos},
     provider::State,
-    stack::{Stack, children, eventually, nanos},
+    stack::{Stack, children},
 };
 use serde_json::Value;
 

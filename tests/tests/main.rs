@@ -39,5 +39,5 @@ fn request(path: &str, prompt: &str, stream: bool) -> Value {
 
 /// Nano-dollars of all these events.
 fn sum_nanos(events: &[Value]) -> i64 {
-    events.iter().map(|event| nullspend_e2e::stack::nanos(&event["costNanodollars"])).sum()
+    events.iter().map(|event| nullspend_e2e::console::nanos(&event["costNanodollars"])).sum()
 }

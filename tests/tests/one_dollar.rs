@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use http::Method;
 use nullspend_e2e::{
+    console::{Agent, nanos},
     http::Http,
     provider::State,
-    stack::{Agent, Stack, nanos},
+    stack::Stack,
 };
 use serde_json::{Value, json};
 use tokio::sync::Barrier;

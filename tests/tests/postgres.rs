@@ -1,7 +1,7 @@
 //! The same product on PostgreSQL: what was recorded survives a crash, to the nano-dollar.
 
 use nullspend_core::id::{Ids, RandomIds};
-use nullspend_e2e::stack::{Stack, nanos};
+use nullspend_e2e::{console::nanos, stack::Stack};
 use tokio::process::Command;
 
 use crate::{CHAT, MESSAGES, request, sum_nanos};

@@ -2,11 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use nullspend_e2e::{
-    provider::State,
-    stack::{Stack, eventually},
-    tap::Tap,
-};
+use nullspend_e2e::{console::eventually, provider::State, stack::Stack, tap::Tap};
 use serde_json::Value;
 use tokio::process::Command;
 
