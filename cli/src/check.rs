@@ -43,10 +43,11 @@ pub fn describe(config: &Config) -> String {
     for upstream in &config.upstreams {
         let _ = writeln!(
             text,
-            "{:<34}{} (prices of {})",
+            "{:<34}{} (prices of {}, usage of {})",
             format!("upstream {}", upstream.name),
             upstream.base_url,
-            upstream.provider
+            upstream.provider,
+            upstream.vendor.as_str()
         );
     }
     text.push_str("the configuration can be used\n");

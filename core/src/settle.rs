@@ -100,7 +100,7 @@ pub fn may_hide_output(priced: &Priced, view: &RequestView, metered: &Metered) -
         || view.background
         || view.audio_output
         || metered.hides_output
-        || metered.too_large
+        || metered.unread.is_some()
         || !metered.visible_output
 }
 

@@ -6,6 +6,8 @@
 
 /// The longest event that is kept; the rest of a longer one is dropped and counted.
 pub const MAX_EVENT_BYTES: usize = 64 << 20;
+/// What is kept in memory between events: a single huge one must not keep its memory for the rest of a long stream.
+const IDLE_BYTES: usize = 64 << 10;
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 
@@ -43,19 +45,15 @@ impl Events {
                 self.end_line(line, &mut each);
             } else {
                 self.keep(line);
-                let whole = std::mem::take(&mut self.line);
-                self.end_line(&whole, &mut each);
-                self.line = whole;
-                self.line.clear();
+                self.end_kept_line(&mut each);
             }
         }
     }
 
     /// The bytes have ended: delivers what is pending.
     pub fn finish(&mut self, mut each: impl FnMut(&[u8])) {
-        let rest = std::mem::take(&mut self.line);
-        if !rest.is_empty() {
-            self.end_line(&rest, &mut each);
+        if !self.line.is_empty() {
+            self.end_kept_line(&mut each);
         }
         self.dispatch(&mut each);
     }
@@ -78,6 +76,22 @@ impl Events {
         } else {
             self.line.extend_from_slice(part);
         }
+    }
+
+    /// Ends a line that came in pieces. The usual event is one line of data: it becomes the data without being copied.
+    fn end_kept_line(&mut self, each: &mut impl FnMut(&[u8])) {
+        let mut line = std::mem::take(&mut self.line);
+        if self.started && !self.has_data && line.starts_with(b"data:") && line.len() < MAX_EVENT_BYTES {
+            let value = if line.get(5) == Some(&b' ') { 6 } else { 5 };
+            line.drain(..value);
+            self.line = std::mem::replace(&mut self.data, line);
+            self.has_data = true;
+        } else {
+            self.end_line(&line, each);
+            self.line = line;
+        }
+        self.line.clear();
+        self.line.shrink_to(IDLE_BYTES);
     }
 
     fn end_line(&mut self, line: &[u8], each: &mut impl FnMut(&[u8])) {
@@ -112,8 +126,7 @@ impl Events {
         }
         self.has_data = false;
         self.data.clear();
-        // A single huge event must not keep its memory for the rest of a long stream.
-        self.data.shrink_to(64 << 10);
+        self.data.shrink_to(IDLE_BYTES);
     }
 }
 
@@ -138,6 +151,41 @@ mod tests {
         for cut in 1..=text.len() {
             assert_eq!(events(text, cut), expected, "chunks of {cut}");
         }
+    }
+
+    #[test]
+    fn a_line_of_ten_megabytes_is_read_in_little_more_memory_and_leaves_none_behind() {
+        let long = [b"data: ".as_slice(), &vec![b'x'; 10 << 20], b"\n\n"].concat();
+        let mut parser = Events::default();
+        let held = |parser: &Events| parser.line.capacity() + parser.data.capacity();
+        let (mut most, mut found) = (0, Vec::new());
+        for _ in 0..2 {
+            for chunk in long.chunks(16 << 10) {
+                parser.push(chunk, |data| found.push(data.len()));
+                most = most.max(held(&parser));
+            }
+            assert!(held(&parser) <= 2 * IDLE_BYTES, "{}", held(&parser));
+        }
+        parser.push_all(b"data: {\"usage\":{}}\n\n", |data| found.push(data.len()));
+        assert_eq!(found, [10 << 20, 10 << 20, 12]);
+        assert!(most <= 17 << 20, "{most}");
+    }
+
+    #[test]
+    fn a_line_beyond_the_limit_is_dropped_and_what_follows_is_read() {
+        let mut parser = Events::default();
+        let mut found = Vec::new();
+        let mut push =
+            |parser: &mut Events, bytes: &[u8]| parser.push(bytes, |data| found.push(data.to_vec()));
+        push(&mut parser, b"data: ");
+        let chunk = vec![b'x'; 1 << 20];
+        for _ in 0..65 {
+            push(&mut parser, &chunk);
+            assert!(parser.line.capacity() <= 2 * MAX_EVENT_BYTES);
+        }
+        push(&mut parser, b"\n\ndata: after\n\n");
+        assert_eq!((found, parser.dropped()), (vec![b"after".to_vec()], 1));
+        assert!(parser.line.capacity() + parser.data.capacity() <= 2 * IDLE_BYTES);
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use nullspend_core::exchange::upstream::{Dialect, Upstream};
+use nullspend_core::{
+    exchange::upstream::{Dialect, Upstream},
+    usage::Vendor,
+};
 use serde::Deserialize;
 
 use super::ConfigError;
@@ -18,6 +21,7 @@ pub struct Row {
     base_url: String,
     api: String,
     provider: String,
+    vendor: String,
     inject_usage: bool,
     allow_private: bool,
     enabled: bool,
@@ -61,8 +65,13 @@ fn check_row(row: &Row) -> Result<Upstream, ConfigError> {
     if row.provider.is_empty() {
         return refuse("provider is missing; name the provider whose prices apply, e.g. \"openai\"".into());
     }
+    let unsaid = row.vendor.is_empty().then(|| Vendor::from(row.provider.as_str()));
+    let Some(vendor) = unsaid.or_else(|| Vendor::parse(&row.vendor)) else {
+        let known = Vendor::ALL.map(Vendor::as_str).join(", ");
+        return refuse(format!("vendor is {:?}; write one of {known}", row.vendor));
+    };
     let upstream = match Upstream::parse(&row.name, &row.base_url, dialect, &row.provider, row.inject_usage) {
-        Ok(upstream) => upstream,
+        Ok(upstream) => upstream.answered_by(vendor),
         Err(reason) => return refuse(format!("base_url {reason}")),
     };
     let Some(endpoint) = endpoint(&upstream) else {
@@ -167,6 +176,7 @@ mod tests {
             base_url: base_url.into(),
             api: "openai".into(),
             provider: "openai".into(),
+            vendor: String::new(),
             inject_usage: true,
             allow_private,
             enabled: true,

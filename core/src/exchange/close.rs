@@ -105,6 +105,15 @@ impl Forwarded {
     /// An answer that a 2xx status began.
     fn metered(&self, ending: Ending, metered: Metered, catalogue: &std::sync::Arc<Catalogue>) -> Outcome {
         let Admitted { call, view, price, bound, .. } = &self.admitted;
+        let own = metered.usage.as_ref().and_then(provider_reported);
+        if call.upstream.vendor.names_its_price() && metered.usage_state == UsageState::Final {
+            // What it says is what it bills, whatever model it chose, with or without a price of ours.
+            if let Some(cost) = own {
+                let charge = Charge { cost, measurement: Measurement::Exact, whole_hold: false };
+                let price_id = price.as_ref().map(|priced| priced.id().to_owned());
+                return Outcome { ending, charge, metered: Some(metered), price_id, served_unpriced: false };
+            }
+        }
         let (Some(requested), Some(bound)) = (price, bound) else {
             return Outcome { ending, ..self.whole_hold(Some(metered)) };
         };
@@ -119,8 +128,7 @@ impl Forwarded {
         let counted = self.prompt.as_ref().filter(|_| metered.usage.is_none());
         let prompt_tokens = counted.and_then(|body| prompt_tokens(priced, view, body));
         let mut charge = settle(priced, view, bound, self.stub.held, &metered, prompt_tokens);
-        // A router names its own price: never charge less, whatever model it chose.
-        let own = metered.usage.as_ref().and_then(provider_reported);
+        // A price that the answer names is not believed of everybody: it can only raise the charge.
         if let Some(own) = own.filter(|own| own.nanos > charge.cost.nanos) {
             charge.cost = own;
         }
@@ -146,6 +154,7 @@ impl Forwarded {
         let flag = |set: bool| set.then(|| "true".to_owned());
         let positive = |count: i64| (count > 0).then(|| count.to_string());
         let usage_missing = outcome.metered.as_ref().is_some_and(|m| m.usage_state == UsageState::Missing);
+        let unread = outcome.metered.as_ref().and_then(|m| m.unread);
         let failed = outcome
             .metered
             .as_ref()
@@ -157,6 +166,8 @@ impl Forwarded {
             ("_ns_provider_failed", flag(failed)),
             ("_ns_served_unpriced", flag(outcome.served_unpriced)),
             ("_ns_whole_hold", flag(outcome.charge.whole_hold)),
+            ("_ns_provider_cost", flag(outcome.charge.cost.flags.contains("provider_reported_cost"))),
+            ("_ns_unread", unread.map(|unread| unread.as_str().to_owned())),
             ("_ns_unpriced", flag(self.stub.unpriced)),
             ("_ns_long_context", flag(outcome.charge.cost.long_context)),
             ("_ns_max_tokens", view.max_output.map(|max| max.to_string())),

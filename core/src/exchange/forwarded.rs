@@ -14,7 +14,7 @@ use crate::{
     ledger::Balance,
     policy::BudgetRule,
     request::CacheAsked,
-    usage::{BodyKind, Meter, StripUsageFrame},
+    usage::{BodyKind, Meter, StripUsageFrame, decode::is_encoded},
 };
 
 /// How the host forwards the request.
@@ -179,9 +179,13 @@ impl Forwarded {
         let ok = (200..300).contains(&status) && origin == Origin::Provider;
         if ok {
             let kind = if streamed { BodyKind::Sse } else { BodyKind::Json };
-            let meter = Meter::new(self.call().api, &self.call().upstream.provider, kind);
-            self.meter = Some(meter.with_long_cache(self.admitted.view.cache == CacheAsked::Long));
-            self.strip = (self.injected_usage && streamed).then(StripUsageFrame::default);
+            let encoding = headers.list("content-encoding");
+            let long_cache = self.admitted.view.cache == CacheAsked::Long;
+            let meter = Meter::new(self.call().api, self.call().upstream.vendor, kind);
+            self.meter = Some(meter.with_encoding(&encoding).with_long_cache(long_cache));
+            // Out of an encoded stream no frame can be taken without encoding it anew: it passes, usage and all.
+            let strips = self.injected_usage && streamed && !is_encoded(&encoding);
+            self.strip = strips.then(StripUsageFrame::default);
         }
         let request_id = ["x-request-id", "request-id"].into_iter().find_map(|name| headers.get(name));
         let received = Received {

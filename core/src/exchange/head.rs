@@ -35,6 +35,13 @@ impl Headers {
         self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_slice())
     }
 
+    /// All values of a header that is a list, joined as HTTP allows; what is no text becomes unknown words.
+    #[must_use]
+    pub fn list(&self, name: &str) -> String {
+        let values = self.0.iter().filter(|(n, _)| n == name);
+        values.map(|(_, value)| String::from_utf8_lossy(value)).collect::<Vec<_>>().join(",")
+    }
+
     /// Bytes of all names and values.
     #[must_use]
     pub fn bytes(&self) -> usize {

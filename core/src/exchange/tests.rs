@@ -1,5 +1,7 @@
 //! The machine driven without any network: what it asks for, and what it settles.
 
+mod answers;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;

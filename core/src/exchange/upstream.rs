@@ -1,6 +1,6 @@
 //! Where requests may be forwarded to: a configured table and nothing else (contract §2.4, design §9).
 
-use crate::attempt::Api;
+use crate::{attempt::Api, usage::Vendor};
 
 /// Which provider family an upstream speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -24,8 +24,10 @@ pub struct Upstream {
     pub path_prefix: String,
     /// Which paths it serves.
     pub dialect: Dialect,
-    /// Provider id for prices and mandates.
+    /// Provider id for prices, mandates and events.
     pub provider: String,
+    /// Who answers: how usage is read, and whose own price is believed. Not whose prices apply.
+    pub vendor: Vendor,
     /// Whether chat streams get `stream_options.include_usage` when the client did not ask.
     pub inject_usage: bool,
 }
@@ -80,9 +82,17 @@ impl Upstream {
             path_prefix,
             dialect,
             provider: provider.to_owned(),
+            vendor: Vendor::from(provider),
             inject_usage,
             base_url,
         })
+    }
+
+    /// The same row, answered by another vendor than its provider.
+    #[must_use]
+    pub fn answered_by(mut self, vendor: Vendor) -> Self {
+        self.vendor = vendor;
+        self
     }
 
     /// A regional host of OpenAI's (`eu.api.openai.com`), which bills some models at an uplift.

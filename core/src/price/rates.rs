@@ -118,7 +118,7 @@ impl Rates {
 
     /// The rate that bills this class, and whether another class lent it.
     ///
-    /// A missing cached or written class is billed as input, a missing 1 h write as a 5 m one (`docs/pricing`);
+    /// A missing cached or written class is billed as input, a missing 1 h write as a 5 m one (`core/catalogue/README.md`);
     /// a price always has `input` and `output`.
     #[must_use]
     pub fn billed(&self, class: Class) -> (u64, bool) {

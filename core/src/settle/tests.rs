@@ -112,6 +112,41 @@ fn an_answer_without_usage_is_counted_from_its_text() {
 }
 
 #[test]
+fn whatever_of_an_answer_was_seen_is_counted_when_the_stream_breaks() {
+    let call = chat("gpt-4o");
+    let said = |delta: &str| format!(r#"{{"choices":[{{"index":0,"delta":{delta}}}]}}"#);
+    let words = "a story about a fox and a hound that met in a wood";
+    let tokens = i64::try_from(crate::tokenizer::count(words)).unwrap();
+    for (delta, calls) in [
+        (format!(r#"{{"content":"{words}"}}"#), 0),
+        (format!(r#"{{"refusal":"{words}"}}"#), 0),
+        (format!(r#"{{"reasoning_content":"{words}"}}"#), 0),
+        (format!(r#"{{"content":[{{"type":"text","text":"{words}"}}]}}"#), 0),
+        (format!(r#"{{"tool_calls":[{{"index":0,"function":{{"arguments":"{words}"}}}}]}}"#), 0),
+        (format!(r#"{{"tool_calls":[{{"id":"t","function":{{"name":"{words}","arguments":""}}}}]}}"#), 1),
+        (format!(r#"{{"function_call":{{"arguments":"{words}"}}}}"#), 0),
+    ] {
+        let charge = call.stream(&[&said(&delta)]);
+        assert_eq!((charge.measurement, charge.whole_hold), (Measurement::Estimated, false), "{delta}");
+        assert_eq!(charge.cost.tokens.output, tokens + 8 * (1 + calls), "{delta}");
+    }
+}
+
+#[test]
+fn zeros_beside_an_answer_are_not_believed() {
+    let call = chat("gpt-4o");
+    let zeros = r#"{"choices":[],"usage":{"prompt_tokens":0,"completion_tokens":0,"total_tokens":0}}"#;
+    let prompt_only = r#"{"choices":[],"usage":{"prompt_tokens":11,"completion_tokens":0}}"#;
+    let end = r#"{"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}"#;
+    for frames in [vec![TEXT, end, zeros, "[DONE]"], vec![zeros, TEXT], vec![prompt_only, TEXT, end]] {
+        let charge = call.stream(&frames);
+        assert_eq!((charge.measurement, charge.whole_hold), (Measurement::Estimated, false), "{frames:?}");
+        assert_eq!(charge.cost.tokens.output, 9 + 8, "{frames:?}");
+        assert!(charge.cost.tokens.input >= 11, "{frames:?}");
+    }
+}
+
+#[test]
 fn the_input_that_anthropic_told_is_kept_and_its_placeholder_is_not() {
     let body = json!({"model": "claude-sonnet-4-6", "stream": true, "max_tokens": 1000, "messages": [{"role": "user", "content": "x"}]});
     let call = call("anthropic", Api::AnthropicMessages, &body);

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::price::Tier;
 
-use super::{Counts, Dialect, Iteration, ToolCalls, gemini, messages, openai};
+use super::{Counts, Dialect, Iteration, ToolCalls, Vendor, gemini, messages, openai};
 
 /// What a call used, in disjoint classes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,11 +66,17 @@ pub struct Extras {
 }
 
 impl Usage {
-    /// Normalises a provider's usage object (pricing rules of `docs/concepts/pricing`).
+    /// It counts output, or says why it does not.
+    pub(super) fn has_output(&self) -> bool {
+        let output = |counts: &Counts| counts.sum(|class| !class.is_input()) > 0;
+        self.not_billed || output(&self.counts) || self.iterations.iter().any(|step| output(&step.counts))
+    }
+
+    /// Normalises a provider's usage object (`docs/concepts/usage.md`).
     #[must_use]
-    pub fn from_raw(dialect: Dialect, provider: &str, raw: &Value, extras: &Extras) -> Self {
+    pub fn from_raw(dialect: Dialect, vendor: impl Into<Vendor>, raw: &Value, extras: &Extras) -> Self {
         let mut usage = match dialect {
-            Dialect::Chat => openai::chat(provider, raw),
+            Dialect::Chat => openai::chat(vendor.into(), raw),
             Dialect::Responses => openai::responses(raw),
             Dialect::Messages => messages::normalise(raw, extras),
             Dialect::Gemini => gemini::normalise(raw),
@@ -156,5 +162,14 @@ pub(super) fn read_count(value: &Value, name: &str, flags: &mut BTreeSet<String>
             flag("malformed");
             0
         }
+    }
+}
+
+/// Holds numbers, and no other than 0.
+pub(super) fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => number.as_f64() == Some(0.0),
+        Value::Object(map) => !map.is_empty() && map.values().all(|v| is_zero(v) || v.is_null()),
+        Value::Array(_) | Value::String(_) | Value::Bool(_) | Value::Null => false,
     }
 }

@@ -1,14 +1,15 @@
 //! Reads an answer while it passes, chunk by chunk.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, io};
 
 use serde_json::{Map, Value};
 
 use crate::sse::Events;
 
 use super::{
-    Dialect, RawUsage,
-    counts::{Extras, Usage},
+    Dialect, RawUsage, Vendor,
+    counts::{Extras, Usage, is_zero},
+    decode::{Decoder, Unread},
     frame::{self, Frame, Mark},
     text::Seen,
 };
@@ -17,6 +18,8 @@ use super::{
 const MAX_BODY_BYTES: usize = 64 << 20;
 /// Tool calls that are remembered of one answer.
 const MAX_TOOL_CALLS: usize = 256;
+/// Choices whose end is waited for.
+const MAX_CHOICES: usize = 1024;
 
 /// How the answer is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,14 +122,20 @@ pub struct Metered {
     pub visible_output: bool,
     /// There is output that cannot be seen: thinking, audio, hosted tools.
     pub hides_output: bool,
-    /// Something of the answer was too large to read.
-    pub too_large: bool,
+    /// Something of the answer could not be read.
+    pub unread: Option<Unread>,
 }
 
 /// Push parser of one answer. Memory stays bounded; any cutting of the bytes gives the same result.
 #[derive(Debug)]
 pub struct Meter {
-    provider: String,
+    vendor: Vendor,
+    input: Decoder<Reader>,
+}
+
+/// Reads the bytes once they are decoded.
+#[derive(Debug)]
+struct Reader {
     kind: BodyKind,
     events: Events,
     body: Vec<u8>,
@@ -139,7 +148,10 @@ struct State {
     dialect: Dialect,
     usage: Option<Value>,
     usage_ended: bool,
+    /// The answer said why it stopped: all of its choices did.
     finished: bool,
+    open_choices: BTreeSet<u64>,
+    ended_choices: BTreeSet<u64>,
     done: bool,
     mark: Mark,
     json_events: u64,
@@ -154,14 +166,93 @@ struct State {
 }
 
 impl Meter {
-    /// For the answer of `provider` in a dialect.
+    /// For the answer of a vendor in a dialect.
     #[must_use]
-    pub fn new(dialect: impl Into<Dialect>, provider: &str, kind: BodyKind) -> Self {
-        let state = State {
-            dialect: dialect.into(),
+    pub fn new(dialect: impl Into<Dialect>, vendor: impl Into<Vendor>, kind: BodyKind) -> Self {
+        let reader = Reader::new(State::new(dialect.into(), kind), kind);
+        Self { vendor: vendor.into(), input: Decoder::identity(reader) }
+    }
+
+    /// The request asked for one-hour caching (Anthropic).
+    #[must_use]
+    pub fn with_long_cache(mut self, long_cache: bool) -> Self {
+        self.input.sink().state.extras.long_cache = long_cache;
+        self
+    }
+
+    /// The answer's `content-encoding`: a decoded copy is read.
+    #[must_use]
+    pub fn with_encoding(mut self, content_encoding: &str) -> Self {
+        let reader = self.input.sink().take();
+        Self { vendor: self.vendor, input: Decoder::new(reader, content_encoding) }
+    }
+
+    /// The tier that the answer's headers name (Gemini).
+    pub fn header_tier(&mut self, tier: &str) {
+        self.input.sink().state.extras.service_tier = Some(tier.to_owned());
+    }
+
+    /// Reads the next bytes.
+    pub fn push(&mut self, chunk: &[u8]) {
+        self.input.push(chunk);
+    }
+
+    /// The bytes have ended, for whatever reason.
+    #[must_use]
+    pub fn finish(mut self) -> Metered {
+        self.input.flush();
+        let undecoded = self.input.unread();
+        let mut reader = self.input.sink().take();
+        match reader.kind {
+            BodyKind::Sse => reader.events.finish(|data| reader.state.event(data)),
+            BodyKind::Json => reader.state.body(&reader.body),
+        }
+        let too_large = reader.too_large || reader.events.dropped() > 0;
+        let unread = undecoded.or(too_large.then_some(Unread::TooLarge));
+        reader.state.metered(self.vendor, reader.kind, unread)
+    }
+}
+
+impl Reader {
+    fn new(state: State, kind: BodyKind) -> Self {
+        Self { kind, events: Events::default(), body: Vec::new(), too_large: false, state }
+    }
+
+    /// Leaves an empty one behind, whose readings nobody asks for.
+    fn take(&mut self) -> Self {
+        let empty = Self::new(State::new(self.state.dialect, self.kind), self.kind);
+        std::mem::replace(self, empty)
+    }
+}
+
+impl io::Write for Reader {
+    fn write(&mut self, chunk: &[u8]) -> io::Result<usize> {
+        match self.kind {
+            BodyKind::Sse => self.events.push(chunk, |data| self.state.event(data)),
+            BodyKind::Json if self.body.len() + chunk.len() > MAX_BODY_BYTES => {
+                self.too_large = true;
+                self.body = Vec::new();
+            }
+            BodyKind::Json if !self.too_large => self.body.extend_from_slice(chunk),
+            BodyKind::Json => {}
+        }
+        Ok(chunk.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl State {
+    fn new(dialect: Dialect, kind: BodyKind) -> Self {
+        Self {
+            dialect,
             usage: None,
             usage_ended: false,
             finished: false,
+            open_choices: BTreeSet::new(),
+            ended_choices: BTreeSet::new(),
             done: false,
             mark: Mark::None,
             json_events: 0,
@@ -173,61 +264,9 @@ impl Meter {
             tool_calls: Vec::new(),
             seen: if kind == BodyKind::Json { Seen::of_whole_body() } else { Seen::default() },
             hides: false,
-        };
-        let provider = provider.to_owned();
-        Self { provider, kind, events: Events::default(), body: Vec::new(), too_large: false, state }
-    }
-
-    /// The request asked for one-hour caching (Anthropic).
-    #[must_use]
-    pub fn with_long_cache(mut self, long_cache: bool) -> Self {
-        self.state.extras.long_cache = long_cache;
-        self
-    }
-
-    /// The tier that the answer's headers name (Gemini).
-    pub fn header_tier(&mut self, tier: &str) {
-        self.state.extras.service_tier = Some(tier.to_owned());
-    }
-
-    /// Reads the next bytes.
-    pub fn push(&mut self, chunk: &[u8]) {
-        match self.kind {
-            BodyKind::Sse => self.events.push(chunk, |data| self.state.event(data)),
-            BodyKind::Json if self.body.len() + chunk.len() > MAX_BODY_BYTES => {
-                self.too_large = true;
-                self.body = Vec::new();
-            }
-            BodyKind::Json if !self.too_large => self.body.extend_from_slice(chunk),
-            BodyKind::Json => {}
         }
     }
 
-    /// The usage and the answer are complete already: what is still to come changes nothing.
-    #[must_use]
-    pub fn is_complete(&self) -> bool {
-        self.state.usage_ended && self.state.usage.is_some() && self.state.finished
-    }
-
-    /// Output was seen so far.
-    #[must_use]
-    pub fn visible_output(&self) -> bool {
-        self.state.seen.bytes() > 0
-    }
-
-    /// The bytes have ended, for whatever reason.
-    #[must_use]
-    pub fn finish(mut self) -> Metered {
-        match self.kind {
-            BodyKind::Sse => self.events.finish(|data| self.state.event(data)),
-            BodyKind::Json => self.state.body(&self.body),
-        }
-        let too_large = self.too_large || self.events.dropped() > 0;
-        self.state.metered(&self.provider, self.kind, too_large)
-    }
-}
-
-impl State {
     fn event(&mut self, data: &[u8]) {
         if self.done {
             return;
@@ -236,17 +275,16 @@ impl State {
             self.done = true;
             return;
         }
-        let Some(frame) =
-            std::str::from_utf8(data).ok().and_then(|text| frame::read(self.dialect, text, false))
-        else {
-            return;
-        };
-        self.apply(frame);
+        // A character that is cut or broken must not lose the usage beside it.
+        let text = String::from_utf8_lossy(data);
+        if let Some(frame) = frame::read(self.dialect, &text, false) {
+            self.apply(frame);
+        }
     }
 
     fn body(&mut self, body: &[u8]) {
-        let text = std::str::from_utf8(body).ok();
-        if let Some(frame) = text.and_then(|text| frame::read(self.dialect, text, true)) {
+        let text = String::from_utf8_lossy(body);
+        if let Some(frame) = frame::read(self.dialect, &text, true) {
             if self.mark == Mark::None && frame.mark == Mark::None && !frame.no_choices {
                 self.finished |=
                     matches!(self.dialect, Dialect::Chat | Dialect::Gemini) && frame.usage.is_some();
@@ -258,17 +296,18 @@ impl State {
 
     fn apply(&mut self, frame: Frame<'_>) {
         self.json_events += 1;
-        self.finished |= frame.finished;
+        self.end_choices(&frame);
         // An error is not undone by what follows it.
         if frame.mark > self.mark {
             self.mark = frame.mark;
         }
-        self.merge_usage(frame.usage.or(frame.side_usage), frame.mark);
+        let usage = frame.usage.or(frame.side_usage);
         let ends = match self.dialect {
-            Dialect::Chat => frame.finished || self.finished || frame.no_choices,
+            Dialect::Chat => self.finished || frame.no_choices && usage.is_some(),
             Dialect::Responses => matches!(frame.mark, Mark::Complete | Mark::Incomplete | Mark::Failed),
             Dialect::Messages | Dialect::Gemini => self.finished,
         };
+        self.merge_usage(usage, frame.mark);
         self.usage_ended |= ends && self.usage.is_some();
         set(&mut self.id, frame.id);
         set(&mut self.model, frame.model);
@@ -283,7 +322,11 @@ impl State {
             self.seen.add(text);
         }
         let room = MAX_TOOL_CALLS.saturating_sub(self.tool_calls.len());
-        self.tool_calls.extend(frame.tools.into_iter().take(room));
+        // Responses name a call when it begins and again in the whole.
+        let known =
+            |call: &ToolCall| call.id.is_some() && self.tool_calls.iter().any(|old| old.id == call.id);
+        let new: Vec<_> = frame.tools.into_iter().filter(|call| !known(call)).take(room).collect();
+        self.tool_calls.extend(new);
         let tools = &mut self.extras.tools;
         // The object that counts holds all calls, and can come twice: the larger count, never the sum.
         tools.web_searches = tools.web_searches.max(frame.web_searches);
@@ -292,6 +335,21 @@ impl State {
         tools.grounding_queries = tools.grounding_queries.max(frame.queries);
         self.told_searches = frame.told_searches.or(self.told_searches);
         self.containers.extend(frame.containers.into_iter().map(String::from));
+    }
+
+    /// One choice may end long before another.
+    fn end_choices(&mut self, frame: &Frame<'_>) {
+        for (index, ended) in &frame.choices {
+            if *ended {
+                self.open_choices.remove(index);
+                if self.ended_choices.len() < MAX_CHOICES {
+                    self.ended_choices.insert(*index);
+                }
+            } else if !self.ended_choices.contains(index) && self.open_choices.len() < MAX_CHOICES {
+                self.open_choices.insert(*index);
+            }
+        }
+        self.finished = (self.finished || frame.finished) && self.open_choices.is_empty();
     }
 
     fn merge_usage(&mut self, new: Option<Value>, mark: Mark) {
@@ -308,17 +366,19 @@ impl State {
         }
     }
 
-    fn metered(mut self, provider: &str, kind: BodyKind, too_large: bool) -> Metered {
+    fn metered(mut self, vendor: Vendor, kind: BodyKind, unread: Option<Unread>) -> Metered {
         let terminal = self.terminal(kind);
-        let usage_state = match (&self.usage, self.usage_ended) {
-            (None, _) => UsageState::Missing,
-            (Some(_), true) => UsageState::Final,
-            (Some(_), false) => UsageState::Partial,
-        };
         let tools = &mut self.extras.tools;
         tools.containers = self.containers.len() as u64;
         tools.web_searches = self.told_searches.unwrap_or(tools.web_searches);
-        let usage = self.usage.as_ref().map(|raw| Usage::from_raw(self.dialect, provider, raw, &self.extras));
+        let usage = self.usage.as_ref().map(|raw| Usage::from_raw(self.dialect, vendor, raw, &self.extras));
+        let usage_state = match &usage {
+            None => UsageState::Missing,
+            // No output beside output that was seen is a proxy's filler, or the count of a beginning.
+            Some(usage) if self.seen.bytes() > 0 && !usage.has_output() => UsageState::Partial,
+            Some(_) if self.usage_ended => UsageState::Final,
+            Some(_) => UsageState::Partial,
+        };
         Metered {
             usage,
             raw_usage: self.usage,
@@ -334,7 +394,7 @@ impl State {
             visible_output: self.seen.bytes() > 0,
             seen: self.seen,
             hides_output: self.hides,
-            too_large,
+            unread,
         }
     }
 
@@ -370,14 +430,5 @@ fn merge(old: &mut Map<String, Value>, new: Map<String, Value>) {
         if !keeps {
             old.insert(key, value);
         }
-    }
-}
-
-/// Holds numbers, and no other than 0.
-fn is_zero(value: &Value) -> bool {
-    match value {
-        Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::Object(map) => !map.is_empty() && map.values().all(|v| is_zero(v) || v.is_null()),
-        Value::Array(_) | Value::String(_) | Value::Bool(_) | Value::Null => false,
     }
 }

@@ -1,6 +1,7 @@
 //! What an answer says it used: read out of JSON bodies and event streams, and normalised to disjoint classes.
 
 mod counts;
+pub mod decode;
 mod frame;
 mod gemini;
 mod messages;
@@ -8,6 +9,7 @@ mod meter;
 mod openai;
 mod strip;
 mod text;
+mod vendor;
 
 use serde_json::Value;
 
@@ -17,6 +19,7 @@ pub use counts::{Extras, ServedTier, Usage};
 pub use meter::{BodyKind, Meter, Metered, Terminal, ToolCall, UsageState};
 pub use strip::StripUsageFrame;
 pub use text::Seen;
+pub use vendor::Vendor;
 
 /// A dialect in which answers report usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -4,32 +4,32 @@ use serde_json::Value;
 
 use crate::price::Class;
 
-use super::counts::{Reader, ServedTier, Usage, tier_named};
+use super::{
+    Vendor,
+    counts::{Reader, ServedTier, Usage, is_zero, tier_named},
+};
 
-/// Providers whose `completion_tokens` leaves hidden reasoning out; only the total tells.
-const OUTPUT_FROM_TOTAL: [&str; 4] = ["google", "gemini", "vertex", "xai"];
-
-pub(super) fn chat(provider: &str, raw: &Value) -> Usage {
+pub(super) fn chat(vendor: Vendor, raw: &Value) -> Usage {
     let mut usage = Usage::default();
     let mut read = Reader::new(raw, &mut usage.flags);
     // Some proxies write both spellings, the other one as 0.
     let prompt = either(&mut read, "prompt_tokens", "input_tokens");
     let mut output = either(&mut read, "completion_tokens", "output_tokens");
-    let cached = match read.optional(&["prompt_tokens_details", "cached_tokens"]) {
-        Some(cached) => cached,
-        None => read.count(&["prompt_cache_hit_tokens"]),
-    };
-    let audio_in = read.count(&["prompt_tokens_details", "audio_tokens"]);
-    let audio_out = read.count(&["completion_tokens_details", "audio_tokens"]);
-    let reasoning = read.count(&["completion_tokens_details", "reasoning_tokens"]);
-    if OUTPUT_FROM_TOTAL.contains(&provider) {
+    let input_details = details(raw, "prompt_tokens_details", "input_tokens_details");
+    let output_details = details(raw, "completion_tokens_details", "output_tokens_details");
+    // DeepSeek writes the same tokens at both places, and some proxies keep only its own name for them.
+    let cached = read.count(&[input_details, "cached_tokens"]).max(read.count(&["prompt_cache_hit_tokens"]));
+    let audio_in = read.count(&[input_details, "audio_tokens"]);
+    let audio_out = read.count(&[output_details, "audio_tokens"]);
+    let reasoning = read.count(&[output_details, "reasoning_tokens"]);
+    if vendor.hides_reasoning_in_total() {
         let hidden = read.count(&["total_tokens"]).saturating_sub(prompt);
         if hidden > output {
             read.flags.insert("output_from_total".to_owned());
             output = hidden;
         }
     }
-    let writes = Writes::read(&mut read, "prompt_tokens_details");
+    let writes = Writes::read(&mut read, input_details);
     usage.reasoning = reasoning;
     fill_input(&mut usage, prompt, cached, writes, audio_in);
     fill_output(&mut usage, output, audio_out);
@@ -43,11 +43,13 @@ pub(super) fn responses(raw: &Value) -> Usage {
     let mut read = Reader::new(raw, &mut usage.flags);
     let prompt = either(&mut read, "input_tokens", "prompt_tokens");
     let output = either(&mut read, "output_tokens", "completion_tokens");
-    let cached = read.count(&["input_tokens_details", "cached_tokens"]);
-    let audio_in = read.count(&["input_tokens_details", "audio_tokens"]);
-    let audio_out = read.count(&["output_tokens_details", "audio_tokens"]);
-    let reasoning = read.count(&["output_tokens_details", "reasoning_tokens"]);
-    let writes = Writes::read(&mut read, "input_tokens_details");
+    let input_details = details(raw, "input_tokens_details", "prompt_tokens_details");
+    let output_details = details(raw, "output_tokens_details", "completion_tokens_details");
+    let cached = read.count(&[input_details, "cached_tokens"]);
+    let audio_in = read.count(&[input_details, "audio_tokens"]);
+    let audio_out = read.count(&[output_details, "audio_tokens"]);
+    let reasoning = read.count(&[output_details, "reasoning_tokens"]);
+    let writes = Writes::read(&mut read, input_details);
     usage.reasoning = reasoning;
     fill_input(&mut usage, prompt, cached, writes, audio_in);
     fill_output(&mut usage, output, audio_out);
@@ -62,6 +64,12 @@ fn either(read: &mut Reader<'_>, first: &str, second: &str) -> u64 {
         Some(_) | None if read.find(&[second]).is_some() => read.count(&[second]),
         Some(_) | None => 0,
     }
+}
+
+/// Of two spellings of a details object, the second if only it says anything: proxies write both, the other one as zeros.
+fn details<'a>(raw: &Value, first: &'a str, second: &'a str) -> &'a str {
+    let says = |name: &str| raw.get(name).is_some_and(|value| value.is_object() && !is_zero(value));
+    if !says(first) && says(second) { second } else { first }
 }
 
 fn served(raw: &Value) -> ServedTier {
@@ -116,9 +124,10 @@ fn fill_output(usage: &mut Usage, output: u64, audio: u64) {
 /// The provider's own price (OpenRouter): dollars, plus what it paid upstream with the caller's own key.
 fn reported(raw: &Value) -> Option<i128> {
     let cost = dollars(raw.get("cost")?)?;
-    let own_key = raw.get("is_byok").and_then(Value::as_bool).unwrap_or(false);
-    let upstream = raw.pointer("/cost_details/upstream_inference_cost").and_then(dollars);
-    Some(cost + upstream.filter(|_| own_key).unwrap_or(0))
+    let upstream = raw.pointer("/cost_details/upstream_inference_cost").and_then(dollars).unwrap_or(0);
+    // Older answers do not say whose key it was; only with the caller's own is the router's share below the whole.
+    let own_key = raw.get("is_byok").and_then(Value::as_bool).unwrap_or(upstream > cost);
+    if own_key { cost.checked_add(upstream) } else { Some(cost) }
 }
 
 /// Dollars as a decimal, to pico-dollars; the rest is cut off upwards.

@@ -149,6 +149,58 @@ fn thinking_hides_output() {
 }
 
 #[test]
+fn a_call_of_a_tool_is_seen_when_it_begins_and_counted_once() {
+    let item = r#"{"type":"function_call","call_id":"c1","name":"look_up","arguments":""}"#;
+    let added = format!(r#"{{"type":"response.output_item.added","output_index":0,"item":{item}}}"#);
+    let piece = r#"{"type":"response.function_call_arguments.delta","output_index":0,"delta":"{\"q\":1}"}"#;
+    let cut = sse(Dialect::Responses, &[&added, piece]);
+    assert_eq!((cut.tool_calls.len(), cut.seen.bytes(), cut.hides_output), (1, 7 + 7, false));
+    let done = format!(r#"{{"type":"response.output_item.done","output_index":0,"item":{item}}}"#);
+    let end = format!(
+        r#"{{"type":"response.completed","response":{{"status":"completed","output":[{item}],"usage":{{"input_tokens":5,"output_tokens":2}}}}}}"#
+    );
+    let whole = sse(Dialect::Responses, &[&added, piece, &done, &end]);
+    assert_eq!(whole.tool_calls, [ToolCall { name: "look_up".to_owned(), id: Some("c1".to_owned()) }]);
+}
+
+#[test]
+fn what_stands_for_more_than_it_shows_hides_output() {
+    let chat = |delta: &str| format!(r#"{{"choices":[{{"index":0,"delta":{delta}}}]}}"#);
+    let gemini = |part: &str| format!(r#"{{"candidates":[{{"content":{{"parts":[{part}]}}}}]}}"#);
+    for (dialect, frame, hides, bytes) in [
+        (Dialect::Chat, chat(r#"{"content":"a","reasoning":"bc"}"#), false, 3),
+        (Dialect::Chat, chat(r#"{"refusal":"no"}"#), false, 2),
+        (Dialect::Chat, chat(r#"{"function_call":{"name":"f","arguments":"{}"}}"#), false, 3),
+        (Dialect::Chat, chat(r#"{"reasoning_details":[{"type":"reasoning.text","text":"x"}]}"#), false, 0),
+        (
+            Dialect::Chat,
+            chat(r#"{"reasoning_details":[{"type":"reasoning.encrypted","data":"x"}]}"#),
+            true,
+            0,
+        ),
+        (Dialect::Chat, chat(r#"{"audio":{"data":"x"}}"#), true, 0),
+        (Dialect::Chat, chat(r#"{"audio":null,"images":[]}"#), false, 0),
+        (Dialect::Chat, chat(r#"{"images":[{"type":"image_url"}]}"#), true, 0),
+        (Dialect::Responses, r#"{"type":"response.reasoning_text.delta","delta":"ab"}"#.to_owned(), false, 2),
+        (
+            Dialect::Responses,
+            r#"{"type":"response.reasoning_summary_text.delta","delta":"ab"}"#.to_owned(),
+            true,
+            2,
+        ),
+        (Dialect::Responses, r#"{"type":"response.output_audio.delta","delta":"ab"}"#.to_owned(), true, 0),
+        (Dialect::Responses, r#"{"type":"response.refusal.delta","delta":"ab"}"#.to_owned(), false, 2),
+        (Dialect::Gemini, gemini(r#"{"text":"ab"},{"text":"c","thought":true}"#), false, 3),
+        (Dialect::Gemini, gemini(r#"{"executableCode":{"code":1}}"#), false, 10),
+        (Dialect::Gemini, gemini(r#"{"codeExecutionResult":{"output":"3"}}"#), true, 0),
+        (Dialect::Gemini, gemini(r#"{"inlineData":{"data":"3"}}"#), true, 0),
+    ] {
+        let metered = sse(dialect, &[&frame]);
+        assert_eq!((metered.hides_output, metered.seen.bytes()), (hides, bytes), "{frame}");
+    }
+}
+
+#[test]
 fn odd_counts_are_read_and_flagged() {
     let usage = |raw: Value| Usage::from_raw(Dialect::Chat, "openai", &raw, &Extras::default());
     let read = usage(json!({"prompt_tokens": 1.2, "completion_tokens": [1]}));

@@ -12,12 +12,13 @@ pub(super) fn read<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result
             "service_tier" => frame.tier = text(value)?,
             "usage" => frame.usage = tree(value)?,
             "x_groq" => members(value, |key, value| {
-                if key == "usage" {
-                    frame.side_usage = tree(value)?;
-                    Ok(())
-                } else {
-                    value.skip().map(drop)
+                match key {
+                    "usage" => frame.side_usage = tree(value)?,
+                    "error" if present(value)? => frame.mark = Mark::Error,
+                    "error" => {}
+                    _ => drop(value.skip()?),
                 }
+                Ok(())
             })?,
             "error" => {
                 if present(value)? {
@@ -34,12 +35,13 @@ pub(super) fn read<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result
 fn read_choice<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result<(), Syntax> {
     let from = frame.texts.len();
     let mut index = 0;
+    let mut ended = false;
     members(cursor, |key, value| {
         match key {
             "index" => index = number(value)?,
             "finish_reason" => {
                 if let Some(reason) = text(value)? {
-                    frame.finished = true;
+                    ended = true;
                     frame.stop = Some(reason);
                 }
             }
@@ -52,6 +54,8 @@ fn read_choice<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result<(),
     for (owner, _) in frame.texts.iter_mut().skip(from) {
         *owner = index;
     }
+    frame.finished |= ended;
+    frame.choices.push((index, ended));
     Ok(())
 }
 
@@ -67,14 +71,16 @@ fn read_message<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result<()
             }
             "tool_calls" => drop(elements(value, |call| read_call(call, frame))?),
             "function_call" => read_function(value, frame, &mut ToolCall::default())?,
-            "audio" => frame.hides |= present(value)?,
+            // The readable parts of it are in `reasoning` already.
+            "reasoning_details" => frame.hides |= value.skip()?.contains("\"reasoning.encrypted\""),
+            "audio" | "images" => frame.hides |= !matches!(value.skip()?, "null" | "[]"),
             _ => drop(value.skip()?),
         }
         Ok(())
     })
 }
 
-/// Text, or (Mistral) a list of parts with text.
+/// Text, or (Mistral) a list of parts with text or thinking.
 fn read_content<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result<(), Syntax> {
     if cursor.kind()? != Kind::Array {
         frame.texts.extend(text(cursor)?.map(|text| (0, text)));
@@ -82,15 +88,26 @@ fn read_content<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result<()
     }
     elements(cursor, |part| {
         members(part, |key, value| {
-            if key == "text" {
-                frame.texts.extend(text(value)?.map(|text| (0, text)));
-                Ok(())
-            } else {
-                value.skip().map(drop)
+            match key {
+                "text" => frame.texts.extend(text(value)?.map(|text| (0, text))),
+                "thinking" => drop(elements(value, |part| read_thinking(part, frame))?),
+                _ => drop(value.skip()?),
             }
+            Ok(())
         })
     })
     .map(drop)
+}
+
+fn read_thinking<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result<(), Syntax> {
+    members(cursor, |key, value| {
+        if key == "text" {
+            frame.other.extend(text(value)?);
+            Ok(())
+        } else {
+            value.skip().map(drop)
+        }
+    })
 }
 
 fn read_call<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result<(), Syntax> {

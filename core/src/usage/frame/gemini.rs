@@ -34,12 +34,13 @@ pub(super) fn read<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result
 fn read_candidate<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result<(), Syntax> {
     let from = frame.texts.len();
     let mut index = 0;
+    let mut ended = false;
     members(cursor, |key, value| {
         match key {
             "index" => index = number(value)?,
             "finishReason" => {
                 if let Some(reason) = text(value)? {
-                    frame.finished = true;
+                    ended = true;
                     frame.stop = Some(reason);
                 }
             }
@@ -65,6 +66,8 @@ fn read_candidate<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result<
     for (owner, _) in frame.texts.iter_mut().skip(from) {
         *owner = index;
     }
+    frame.finished |= ended;
+    frame.choices.push((index, ended));
     Ok(())
 }
 
@@ -88,7 +91,9 @@ fn read_part<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> Result<(), S
                 })?;
                 frame.tools.push(call);
             }
-            "inlineData" => {
+            "executableCode" => frame.other.push(std::borrow::Cow::Borrowed(value.skip()?)),
+            // Media, and what a hosted tool found, which the model read in a further step.
+            "inlineData" | "fileData" | "codeExecutionResult" => {
                 frame.hides = true;
                 value.skip()?;
             }

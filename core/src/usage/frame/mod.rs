@@ -42,6 +42,8 @@ pub(super) struct Frame<'a> {
     pub no_choices: bool,
     /// A choice, candidate or message said why it stopped.
     pub finished: bool,
+    /// Choices or candidates by index, and whether they said why they stopped.
+    pub choices: Vec<(u64, bool)>,
     pub id: Option<Cow<'a, str>>,
     pub model: Option<Cow<'a, str>>,
     pub tier: Option<Cow<'a, str>>,

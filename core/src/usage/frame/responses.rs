@@ -10,6 +10,8 @@ pub(super) fn read_event<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> 
     let mut kind = None;
     let mut index = 0;
     let mut delta = None;
+    // Its texts and arguments have come, or will come, in pieces; its fees are counted from the whole.
+    let mut item = Frame::default();
     members(cursor, |key, value| {
         match key {
             "type" => kind = text(value)?,
@@ -22,7 +24,7 @@ pub(super) fn read_event<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> 
                     frame.mark = Mark::Error;
                 }
             }
-            "item" => read_item(value, &mut Frame::default(), false).map(|hidden| frame.hides |= hidden)?,
+            "item" => frame.hides |= read_item(value, &mut item, false)?,
             _ => drop(value.skip()?),
         }
         Ok(())
@@ -42,11 +44,19 @@ pub(super) fn read_event<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>) -> 
             }
         }
     }
-    match (kind, delta) {
-        ("response.output_text.delta", Some(delta)) => frame.texts.push((index, delta)),
-        (_, Some(delta)) if !kind.starts_with("response.audio.") => frame.other.push(delta),
-        (_, Some(_)) => frame.hides = true,
-        (_, None) => {}
+    if kind == "response.output_item.added" {
+        frame.other.extend(item.tools.iter().map(|call| Cow::Owned(call.name.clone())));
+        frame.tools.append(&mut item.tools);
+    }
+    let Some(delta) = delta else { return Ok(()) };
+    match kind {
+        "response.output_text.delta" => frame.texts.push((index, delta)),
+        "response.audio.delta" | "response.output_audio.delta" => frame.hides = true,
+        _ => {
+            // A summary stands for more reasoning than it shows.
+            frame.hides |= kind.starts_with("response.reasoning_summary");
+            frame.other.push(delta);
+        }
     }
     Ok(())
 }
@@ -146,6 +156,9 @@ fn read_item<'a>(cursor: &mut Cursor<'a>, frame: &mut Frame<'a>, whole: bool) ->
     match kind.as_ref() {
         "message" => return Ok(false),
         "function_call" | "custom_tool_call" => {
+            if whole {
+                frame.other.push(Cow::Owned(call.name.clone()));
+            }
             frame.tools.push(call);
             return Ok(false);
         }
