@@ -1,45 +1,20 @@
 //! The program, its Envoy and a fake provider, in a directory of their own.
 
-use std::{
-    collections::BTreeMap,
-    fs::{self, File, OpenOptions},
-    ops::Deref,
-    path::{Path, PathBuf},
-    process::{ExitStatus, Stdio},
-};
+use std::{collections::BTreeMap, fs, ops::Deref, path::PathBuf, process::ExitStatus};
 
 use bytes::Bytes;
 use http::Method;
 use nullspend_core::id::{Ids, RandomIds};
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::{
     console::{Console, DEADLINE, eventually},
     http::Http,
+    program,
     provider::FakeProvider,
 };
-
-/// The program under test: `NULLSPEND_BIN`, else the one beside this test in the target directory.
-fn program() -> PathBuf {
-    if let Some(path) = std::env::var_os("NULLSPEND_BIN") {
-        return PathBuf::from(path);
-    }
-    sibling("nullspend")
-}
-
-/// A program of the workspace, built into the target directory of the running one.
-#[must_use]
-pub fn sibling(name: &str) -> PathBuf {
-    let own = std::env::current_exe().expect("the own path");
-    // Tests lie in target/<profile>/deps, programs in target/<profile>.
-    let built =
-        own.ancestors().skip(1).take(2).map(|directory| directory.join(name)).find(|path| path.exists());
-    built.unwrap_or_else(|| {
-        panic!("no {name} beside {}: build the workspace first, or set NULLSPEND_BIN", own.display())
-    })
-}
 
 /// What a stack starts with.
 #[derive(Debug, Default)]
@@ -78,35 +53,12 @@ impl Builder {
         ] {
             env.entry(name.to_owned()).or_insert_with(|| value.to_owned());
         }
-        let child = spawn(directory.path(), &env);
+        let child = program::start("up", directory.path(), &env);
         let mut stack =
             Stack { child, directory, env, provider, console: Console::new(String::new(), owner) };
         stack.ready().await;
         stack
     }
-}
-
-fn spawn(directory: &Path, env: &BTreeMap<String, String>) -> Child {
-    let log = |name: &str| -> File {
-        let path = directory.join(name);
-        OpenOptions::new().create(true).append(true).open(path).expect("a log file")
-    };
-    let mut command = Command::new(program());
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("NULLSPEND_") && name != "NULLSPEND_ENVOY" {
-            command.env_remove(name);
-        }
-    }
-    command
-        .arg("up")
-        .envs(env)
-        .env("NULLSPEND_DATA_DIR", directory.join("data"))
-        .current_dir(directory)
-        .stdin(Stdio::null())
-        .stdout(log("out.log"))
-        .stderr(log("err.log"))
-        .kill_on_drop(true);
-    command.spawn().expect("the program starts")
 }
 
 /// A running product.
@@ -222,9 +174,7 @@ impl Stack {
 
     /// Asks the program to end and does not wait.
     pub fn terminate(&self) {
-        let command = format!("kill -TERM {}", self.pid());
-        let sent = std::process::Command::new("sh").args(["-c", &command]).status().expect("sh runs");
-        assert!(sent.success(), "no process to terminate");
+        program::signal(self.pid(), "TERM");
     }
 
     /// Waits until the program has ended.
@@ -236,31 +186,7 @@ impl Stack {
     /// Starts the program again on the same data, after [`Self::kill9`] or [`Self::ended`].
     pub async fn restart(&mut self) {
         let _ = fs::remove_file(self.data().join("run/ingress.json"));
-        self.child = spawn(self.directory.path(), &self.env);
+        self.child = program::start("up", self.directory.path(), &self.env);
         self.ready().await;
     }
-}
-
-/// The living child processes of a process: the Envoy of ours.
-#[must_use]
-pub fn children(pid: u32) -> Vec<u32> {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
-        .filter(|child| parent_of(*child) == Some(pid))
-        .collect()
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let after_name = stat.rsplit_once(')')?.1;
-    let mut fields = after_name.split_whitespace();
-    let state = fields.next()?;
-    if state == "Z" { None } else { fields.next()?.parse().ok() }
-}
-
-/// Whether a process runs; one that is only waiting to be reaped does not.
-#[must_use]
-pub fn alive(pid: u32) -> bool {
-    parent_of(pid).is_some()
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 use http::Method;
-use nullspend_e2e::stack::{Stack, children};
+use nullspend_e2e::{program::children, stack::Stack};
 
 #[tokio::test]
 async fn health_is_public_and_operations_are_not() {

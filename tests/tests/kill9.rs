@@ -7,8 +7,9 @@ use nullspend_core::id::{Ids, RandomIds};
 use nullspend_e2e::{
     console::{Agent, eventually, nanos},
     http::Http,
+    program::{alive, children},
     provider::{Call, State},
-    stack::{Stack, alive, children},
+    stack::Stack,
 };
 use serde_json::{Value, json};
 use tokio::task::JoinSet;

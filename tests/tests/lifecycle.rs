@@ -5,8 +5,9 @@ use std::{fs, process::Stdio};
 use http::Method;
 use nullspend_e2e::{
     console::{eventually, nanos},
+    program::children,
     provider::State,
-    stack::{Stack, children},
+    stack::Stack,
 };
 use serde_json::Value;
 

@@ -1,27 +1,12 @@
 //! The same product on PostgreSQL: what was recorded survives a crash, to the nano-dollar.
 
-use nullspend_core::id::{Ids, RandomIds};
-use nullspend_e2e::{console::nanos, stack::Stack};
-use tokio::process::Command;
+use nullspend_e2e::{console::nanos, servers::postgres_database, stack::Stack};
 
 use crate::{CHAT, MESSAGES, request, sum_nanos};
 
-/// A database of its own on the server that `cargo xtask test` started.
-async fn database() -> String {
-    let server = std::env::var("NULLSPEND_TEST_POSTGRES").expect(
-        "NULLSPEND_TEST_POSTGRES must be the URL of a PostgreSQL administrator; `cargo xtask test` sets it",
-    );
-    let name = format!("e2e_{}", RandomIds.v4().simple());
-    let created =
-        Command::new("psql").args([&server, "-qc", &format!("CREATE DATABASE {name}")]).output().await;
-    let created = created.expect("psql is installed");
-    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
-    server.replacen("/postgres?", &format!("/{name}?"), 1)
-}
-
 #[tokio::test]
 async fn a_crash_on_postgres_loses_nothing() {
-    let mut stack = Stack::builder().env("NULLSPEND_DATABASE_URL", &database().await).start().await;
+    let mut stack = Stack::builder().env("NULLSPEND_DATABASE_URL", &postgres_database().await).start().await;
     let agent = stack.agent().await;
     let budget = stack.limit_key(&agent, 10_000_000).await;
     for number in 0..6 {

@@ -16,7 +16,10 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::stack::{Stack, children, sibling};
+use crate::{
+    program::{children, sibling},
+    stack::Stack,
+};
 
 /// The provider, in a process of its own so that its processor time is nobody else's.
 pub(super) struct Provider {

@@ -1,0 +1,237 @@
+//! The product as several processes: a control plane, any number of data planes with an Envoy each, one Redis.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use nullspend_core::id::{Ids, RandomIds};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::UnixStream,
+    process::{Child, Command},
+};
+
+use crate::{
+    console::{Console, eventually},
+    http::Http,
+    program,
+    provider::FakeProvider,
+    servers::Redis,
+};
+
+/// What a cluster starts with.
+#[derive(Debug, Default)]
+pub struct Builder {
+    env: BTreeMap<String, String>,
+}
+
+impl Builder {
+    /// Sets an environment variable of every process of the product.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts everything and waits until every node is ready.
+    pub async fn start(self, nodes: usize) -> Cluster {
+        let provider = FakeProvider::start().await.expect("a fake provider");
+        let directory = tempfile::Builder::new().prefix("ns").tempdir().expect("a temporary directory");
+        let place = |name: &str| -> PathBuf {
+            let path = directory.path().join(name);
+            fs::create_dir(&path).expect("a directory");
+            path
+        };
+        let redis = Redis::start(&place("redis")).await;
+        let owner = format!("ns_live_sk_{}", RandomIds.v4().simple());
+        let control_place = place("control");
+        let socket = |name: &str| control_place.join(format!("data/run/{name}.sock")).display().to_string();
+        let mut env = self.env;
+        for (name, value) in [
+            ("NULLSPEND_LISTEN", "127.0.0.1:0".to_owned()),
+            ("NULLSPEND_UPSTREAM_OPENAI", provider.url()),
+            ("NULLSPEND_UPSTREAM_ANTHROPIC", provider.url()),
+            ("NULLSPEND_BOOTSTRAP_KEY", owner.clone()),
+            ("NULLSPEND_REDIS_URL", redis.url()),
+            ("NULLSPEND_EXT_PROC_CONTROL_PLANE", format!("unix:{}", socket("internal"))),
+            ("NULLSPEND_ENVOY_CONTROL_PLANE", format!("unix:{}", socket("control-plane"))),
+        ] {
+            env.entry(name.to_owned()).or_insert(value);
+        }
+        let control = program::start("control-plane", &control_place, &env);
+        let mut cluster =
+            Cluster { control, control_place, nodes: Vec::new(), env, directory, redis, provider, owner };
+        cluster.control_ready().await;
+        for number in 0..nodes {
+            cluster.add_node(number).await;
+        }
+        cluster
+    }
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    control: Child,
+    control_place: PathBuf,
+    /// The data planes.
+    pub nodes: Vec<Node>,
+    env: BTreeMap<String, String>,
+    directory: TempDir,
+    /// Its ledger.
+    pub redis: Redis,
+    /// Where its provider traffic goes.
+    pub provider: FakeProvider,
+    /// The bootstrap key (role owner).
+    pub owner: String,
+}
+
+/// One data plane and the Envoy before it.
+#[derive(Debug)]
+pub struct Node {
+    plane: Child,
+    envoy: Child,
+    place: PathBuf,
+    /// Its ingress.
+    pub console: Console,
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let places = self.nodes.iter().map(|node| &node.place).chain([&self.control_place]);
+            for log in places.map(|place| place.join("err.log")) {
+                let text = fs::read_to_string(&log).unwrap_or_default();
+                let lines: Vec<&str> = text.lines().collect();
+                let last = lines.get(lines.len().saturating_sub(40)..).unwrap_or_default();
+                eprintln!("--- {}\n{}", log.display(), last.join("\n"));
+            }
+        }
+    }
+}
+
+impl Cluster {
+    /// A cluster with nothing special about it.
+    pub async fn start(nodes: usize) -> Self {
+        Builder::default().start(nodes).await
+    }
+
+    /// A cluster with settings of its own.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Adds a data plane with its Envoy and waits until it is ready.
+    async fn add_node(&mut self, number: usize) {
+        let place = self.directory.path().join(format!("node{number}"));
+        fs::create_dir(&place).expect("a directory");
+        let plane = program::start("ext-proc", &place, &self.env);
+        let envoy = self.start_envoy(&place).await;
+        let url = ingress(&place.join("data/run/envoy.sock")).await;
+        let node = Node { plane, envoy, place, console: Console::new(url, self.owner.clone()) };
+        node.ready().await;
+        self.nodes.push(node);
+    }
+
+    async fn start_envoy(&self, place: &Path) -> Child {
+        let printed =
+            program::prepared("envoy-config", place, &self.env).output().await.expect("the program runs");
+        assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+        let config = place.join("envoy.yaml");
+        fs::write(&config, printed.stdout).expect("a file");
+        let envoy = std::env::var("NULLSPEND_ENVOY").unwrap_or_else(|_| "envoy".to_owned());
+        let log = File::create(place.join("envoy.log")).expect("a log file");
+        Command::new(envoy)
+            .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warn", "-c"])
+            .arg(config)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log file"))
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .expect("Envoy starts")
+    }
+
+    /// Ends the control plane as a power cut would.
+    pub async fn kill9_control(&mut self) {
+        self.control.kill().await.expect("kill -9");
+    }
+
+    /// Starts the control plane again.
+    pub async fn restart_control(&mut self) {
+        self.control = program::start("control-plane", &self.control_place, &self.env);
+        self.control_ready().await;
+    }
+
+    /// Ends a data plane as a power cut would; its Envoy stays and answers 503.
+    pub async fn kill9_node(&mut self, number: usize) {
+        self.nodes[number].plane.kill().await.expect("kill -9");
+    }
+
+    /// Starts a data plane again on its own spool.
+    pub async fn restart_node(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.plane = program::start("ext-proc", &node.place, &self.env);
+        node.ready().await;
+    }
+
+    async fn control_ready(&mut self) {
+        let socket = self.control_place.join("data/run/control-plane.sock");
+        let (control, place) = (&mut self.control, &self.control_place);
+        eventually("the control plane's API", async || {
+            if let Ok(Some(status)) = control.try_wait() {
+                let log = fs::read_to_string(place.join("err.log")).unwrap_or_default();
+                panic!("the control plane ended while starting ({status}):\n{log}");
+            }
+            get(&socket, "/api/openapi.json").await.map(drop)
+        })
+        .await;
+    }
+}
+
+impl Node {
+    /// The process of its Envoy.
+    #[must_use]
+    pub fn envoy_pid(&self) -> u32 {
+        self.envoy.id().expect("Envoy runs")
+    }
+
+    async fn ready(&self) {
+        let (http, url) = (Http::default(), format!("{}/health/ready", self.console.url));
+        eventually("/health/ready", async || {
+            let live = http.open(&http::Method::GET, &url, &[], bytes::Bytes::new()).await.ok()?;
+            (live.status == 200).then_some(())
+        })
+        .await;
+    }
+}
+
+/// The ingress of the Envoy whose admin socket this is.
+async fn ingress(admin: &Path) -> String {
+    eventually("Envoy's port", async || {
+        let text = get(admin, "/listeners?format=json").await?;
+        let listeners: Value = serde_json::from_str(&text).ok()?;
+        let port =
+            listeners["listener_statuses"][0]["local_address"]["socket_address"]["port_value"].as_u64()?;
+        Some(format!("http://127.0.0.1:{port}"))
+    })
+    .await
+}
+
+/// The body of a 200 from a unix socket.
+async fn get(socket: &Path, path: &str) -> Option<String> {
+    let mut stream = UnixStream::connect(socket).await.ok()?;
+    let request = format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.split_whitespace().nth(1).filter(|status| *status == "200")?;
+    Some(body.to_owned())
+}
