@@ -9,6 +9,7 @@ mod envoy;
 mod ext_proc;
 mod paths;
 mod planes;
+mod replay;
 mod signals;
 mod up;
 
@@ -25,6 +26,19 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 }
+
+const COST_HELP: &str = r#"Each line of standard input is one of
+  {"id", "provider", "api", "model", "at", "usage", "request", "response", "pricing_override", "cost_policy"}
+  {"id", "provider", "api", "model", "at", "sse_base64"}
+and each answer, in the same order,
+  {"id", "cost_pico", "cost_nano", "cost_microdollars_half_up", "cost_microdollars_ceil", "breakdown_pico", "flags",
+   "usage_state", "terminal", "price": {"id", "version"}}
+with null costs where there is none, "lower_bound_cost" where only part of the usage came, or {"id", "error"}.
+docs/reference/cost-and-bound.md says what each member means."#;
+
+const BOUND_HELP: &str = r#"Each line of standard input is {"id", "provider", "api", "body"}, where body is the request's JSON or a string that
+holds it, and each answer, in the same order, {"id", "input_tokens_bound", "output_tokens_bound", "cost_nano_bound"},
+with nulls and an "error" where there is no bound. docs/reference/cost-and-bound.md says more."#;
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -45,6 +59,12 @@ enum Command {
     /// Looks after the ledger.
     #[command(subcommand)]
     Ledger(LedgerCommand),
+    /// Prices recorded usage: a JSON line in, a JSON line out.
+    #[command(after_long_help = COST_HELP)]
+    Cost,
+    /// Bounds what requests can cost at most: a JSON line in, a JSON line out.
+    #[command(after_long_help = BOUND_HELP)]
+    Bound,
     /// Prints the OpenAPI document of the REST API.
     Openapi,
 }
@@ -130,6 +150,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Ledger(LedgerCommand::TakeOver { settings, yes }) => {
             runtime()?.block_on(up::take_over(&settings.load()?, yes))?;
         }
+        Command::Cost => replay::run(replay::Replay::Cost)?,
+        Command::Bound => replay::run(replay::Replay::Bound)?,
         Command::Openapi => println!(
             "{}",
             nullspend_control_plane::openapi::openapi_json().context("derive the OpenAPI document")?

@@ -16,6 +16,7 @@ pub mod ledger;
 pub mod money;
 pub mod policy;
 pub mod price;
+pub mod replay;
 pub mod request;
 pub mod settle;
 pub mod sse;

@@ -195,7 +195,7 @@ fn check_rates(rates: &Rates) -> Result<(), String> {
 }
 
 /// Midnight UTC of an ISO date, in Unix milliseconds.
-fn day(text: &str) -> Result<i64, String> {
+pub(crate) fn day(text: &str) -> Result<i64, String> {
     let date: jiff::civil::Date =
         text.parse().map_err(|_| format!("`{text}` must be a date like 2026-11-23"))?;
     let zoned =

@@ -13,6 +13,7 @@ use std::{
 
 use serde::Deserialize;
 
+pub(crate) use file::day;
 pub use rates::{Above, Class, Rates, Tier, TierRates};
 pub use resolve::Match;
 

@@ -134,6 +134,9 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Up to here a whole number written with a fraction or an exponent is that number.
+const EXACT_MAX: f64 = 9_007_199_254_740_992.0;
+
 /// A count out of a JSON value: whole numbers as they are, negative ones 0, fractions rounded up, digits in a string
 /// read, anything else 0; all but the first flagged.
 pub(super) fn read_count(value: &Value, name: &str, flags: &mut BTreeSet<String>) -> u64 {
@@ -141,21 +144,25 @@ pub(super) fn read_count(value: &Value, name: &str, flags: &mut BTreeSet<String>
     match value {
         Value::Number(number) => {
             if let Some(whole) = number.as_u64() {
-                return whole.min(i64::MAX as u64);
+                return whole;
             }
             let number = number.as_f64().unwrap_or(0.0);
             if number < 0.0 {
                 flag("negative");
                 return 0;
             }
-            flag("fraction");
-            // Saturates: beyond 2^63 it is no count of tokens anyway.
-            (number.ceil() as u64).min(i64::MAX as u64)
+            if number.fract() != 0.0 {
+                flag("fraction");
+            } else if number > EXACT_MAX {
+                flag("inexact");
+            }
+            // Saturates: beyond 2^64 it is no count of tokens anyway.
+            number.ceil() as u64
         }
         Value::String(text) => {
             let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
             flag(if digits { "string_number" } else { "malformed" });
-            if digits { text.parse().unwrap_or(i64::MAX as u64).min(i64::MAX as u64) } else { 0 }
+            if digits { text.parse().unwrap_or(u64::MAX) } else { 0 }
         }
         Value::Null => 0,
         Value::Bool(_) | Value::Array(_) | Value::Object(_) => {
