@@ -129,7 +129,8 @@ impl Record {
     /// Meters the answer, fed in pieces that end at these offsets: any cutting gives the same.
     #[must_use]
     pub fn meter(&self, cuts: &[usize]) -> Metered {
-        let mut meter = Meter::new(self.dialect, &self.provider, self.kind).with_long_cache(self.long_cache);
+        let mut meter =
+            Meter::new(self.dialect, self.provider.as_str(), self.kind).with_long_cache(self.long_cache);
         if let Some(tier) = &self.header_tier {
             meter.header_tier(tier);
         }
