@@ -223,5 +223,6 @@ fn budget(rule: &BudgetRule) -> wire::BudgetRule {
         time_zone: rule.time_zone.name().to_owned(),
         generation: rule.generation,
         revision: rule.revision,
+        clamp_output: rule.output.clamp,
     }
 }

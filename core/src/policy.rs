@@ -171,6 +171,13 @@ impl Enforcement {
     }
 }
 
+/// What a `strict_block` budget does with an answer that may cost more than is left; all off by default (design §7).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutputPolicy {
+    /// Lowers the call's own output limit to what is left, instead of denying it.
+    pub clamp: bool,
+}
+
 /// One budget, as enforced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BudgetRule {
@@ -186,6 +193,8 @@ pub struct BudgetRule {
     pub limit: Nanos,
     /// What happens at the limit.
     pub enforcement: Enforcement,
+    /// What happens to answers that may pass it.
+    pub output: OutputPolicy,
     /// The window's length.
     pub interval: Interval,
     /// Where the window's calendar runs.

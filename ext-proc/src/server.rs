@@ -155,6 +155,7 @@ impl Session {
             match reserving.reserved(outcome, self.plane.now()) {
                 Verdict::Answer(answered) => return Err(answered),
                 Verdict::Open(opening) => return Ok(opening),
+                Verdict::Clamped(reserving) => admission = Admission::Reserve(reserving),
                 Verdict::Refresh { reserving, revision } => {
                     let Some(policy) = self.plane.policy_at(revision).await else {
                         return Err(reserving.undecided());

@@ -228,3 +228,45 @@ async fn agents_can_ask_what_they_may_spend() {
         stack.api(&agent.key, Method::POST, "/api/budgets", tiny("org", "")).await.expect_status(403);
     assert_eq!(denied.code(), "forbidden");
 }
+
+#[tokio::test]
+async fn a_clamped_call_gets_as_much_answer_as_its_budget_affords() {
+    let stack = Stack::start().await;
+    for path in [CHAT, crate::RESPONSES, crate::MESSAGES] {
+        let agent = stack.agent().await;
+        let budget = |microdollars: i64, clamp: bool| {
+            json!({"entityType": "api_key", "entityId": agent.id, "policy": "strict_block",
+                "maxBudgetMicrodollars": microdollars, "clampOutput": clamp})
+        };
+        let mut body = request(path, "hello [[fake tokens=3000]]", true);
+        for limit in ["max_completion_tokens", "max_output_tokens", "max_tokens"] {
+            body.as_object_mut().expect("an object").remove(limit);
+        }
+        if path == crate::MESSAGES {
+            body["max_tokens"] = json!(4000);
+        }
+        let microdollars = 1_500;
+        stack.budget(budget(microdollars, false)).await;
+        let denied = stack.call(&agent.key, path, body.clone()).await.expect_status(429);
+        assert_eq!(denied.header("x-nullspend-max-tokens-applied"), "");
+        let budget = stack.budget(budget(microdollars, true)).await;
+        let reply = stack.call(&agent.key, path, body.clone()).await.expect_status(200);
+        let applied: u64 =
+            reply.header("x-nullspend-max-tokens-applied").parse().expect("a number of tokens");
+        let call = stack.provider.calls().pop().expect("a call");
+        let sent: Value = serde_json::from_str(call.body.as_deref().expect("a body")).expect("JSON");
+        let limits = ["max_completion_tokens", "max_output_tokens", "max_tokens"];
+        assert_eq!(
+            limits.iter().filter_map(|name| sent[name].as_u64()).collect::<Vec<_>>(),
+            [applied],
+            "{sent}"
+        );
+        assert_eq!(call.output_tokens, applied, "the answer was as long as it could be");
+        let spent = stack.wait_no_holds(&budget).await;
+        assert_eq!(nanos(&spent["spendNanodollars"]), call.billed_nanos);
+        assert!(
+            call.billed_nanos <= microdollars * 1000 && call.billed_nanos > microdollars * 500,
+            "{call:#?}"
+        );
+    }
+}

@@ -4,7 +4,7 @@ use nullspend_core::{
     id::{BudgetId, OrgId, UserId},
     ledger::{Balance, CounterKey, LimitChange, MAX_SCOPES},
     money::{MAX_LIMIT, Nanos},
-    policy::{BudgetRule, Enforcement, Entity, Role},
+    policy::{BudgetRule, Enforcement, Entity, OutputPolicy, Role},
     window::{Interval, TimeZone, Window, window_at},
 };
 
@@ -42,6 +42,8 @@ pub struct BudgetRequest {
     pub enforcement: Option<Enforcement>,
     /// Empty: unchanged, or the default.
     pub thresholds: Vec<i32>,
+    /// Whether calls that do not fit are clamped.
+    pub clamp_output: Option<bool>,
 }
 
 /// A budget with its present window.
@@ -78,6 +80,7 @@ struct Wanted {
     time_zone: Option<TimeZone>,
     enforcement: Option<Enforcement>,
     thresholds: Vec<i32>,
+    clamp_output: Option<bool>,
 }
 
 impl App {
@@ -322,6 +325,7 @@ fn wanted(checks: &mut Checks, request: &BudgetRequest) -> Option<Wanted> {
         time_zone,
         enforcement: request.enforcement,
         thresholds: request.thresholds.clone(),
+        clamp_output: request.clamp_output,
     })
 }
 
@@ -342,6 +346,7 @@ impl Wanted {
                 name: place.name.clone(),
                 limit: self.limit,
                 enforcement: Enforcement::StrictBlock,
+                output: OutputPolicy::default(),
                 interval: self.interval,
                 time_zone: self.time_zone.clone().unwrap_or_else(TimeZone::utc),
                 generation: 1,
@@ -366,6 +371,7 @@ impl Wanted {
         record.rule.interval = self.interval;
         record.rule.time_zone = time_zone;
         record.rule.enforcement = self.enforcement.unwrap_or(record.rule.enforcement);
+        record.rule.output.clamp = self.clamp_output.unwrap_or(record.rule.output.clamp);
         if !self.thresholds.is_empty() {
             record.thresholds = self.thresholds;
         }

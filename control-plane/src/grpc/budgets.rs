@@ -28,6 +28,7 @@ impl BudgetService for Services {
             max_budget_microdollars: wanted.max_budget_microdollars,
             time_zone: wanted.time_zone,
             thresholds: wanted.threshold_percentages,
+            clamp_output: wanted.clamp_output,
         };
         let view = self.app.upsert_budget(&caller, request).await?;
         Ok(Response::new(v1::UpsertBudgetResponse { data: Some(budget(&view)) }))
@@ -126,6 +127,7 @@ fn budget(view: &BudgetView) -> v1::Budget {
         finalization_reserve_microdollars: record.finalization_reserve.microdollars_half_up(),
         created_at: Some(timestamp(record.created_at_ms)),
         updated_at: Some(timestamp(record.updated_at_ms)),
+        clamp_output: rule.output.clamp,
     }
 }
 

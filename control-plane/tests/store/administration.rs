@@ -5,7 +5,7 @@ use nullspend_core::{
     id::{Ids, KeyId, OrgId, RandomIds, UserId},
     ledger::CounterKey,
     money::Nanos,
-    policy::{BudgetRule, Enforcement, Entity, OrgRule, Role},
+    policy::{BudgetRule, Enforcement, Entity, OrgRule, OutputPolicy, Role},
     window::{Interval, TimeZone},
 };
 
@@ -125,6 +125,7 @@ fn budget_record(founded: &Founded, customer: &str, limit: i64) -> (BudgetPlace,
         name: String::new(),
         limit: Nanos(limit),
         enforcement: Enforcement::SoftBlock,
+        output: OutputPolicy { clamp: true },
         interval: Interval::Weekly,
         time_zone: "Europe/Berlin".parse::<TimeZone>().unwrap(),
         generation: 1,

@@ -7,12 +7,13 @@ use bytes::Bytes;
 use super::{
     Answered, AwaitingBody, Call, Moment, Settings,
     answer::{Answer, BudgetDenial, Refusal},
+    clamp::Clamp,
     head::Warning,
 };
 use crate::{
     attempt::{AttemptStub, BudgetCharge, BudgetStatus},
     bound::{Bound, bound},
-    ledger::{Balance, LedgerUnavailable, MAX_SCOPES, Reserve, ReserveOutcome, Scope, scope_for},
+    ledger::{Balance, LedgerUnavailable, MAX_SCOPES, Reserve, ReserveOutcome, Scope, Why, scope_for},
     money::{MAX_EVENT, Nanos},
     policy::{BudgetRule, Policy},
     price::{Catalogue, Lookup, Priced},
@@ -37,6 +38,8 @@ pub enum Verdict {
     Answer(Box<Answered>),
     /// Held.
     Open(Box<Opening>),
+    /// It did not fit and asks for less output now: reserve again.
+    Clamped(Box<Reserving>),
     /// The ledger knows a newer limit: wait for the policy to reach `revision`, then [`Reserving::again`].
     Refresh {
         /// The stage, to go on with.
@@ -63,6 +66,8 @@ pub(super) struct Admitted {
     /// `None` for a model without a price, whose organisation chose a flat hold.
     pub(super) bound: Option<Bound>,
     pub(super) hold: Nanos,
+    /// The output limit that was lowered to fit.
+    pub(super) clamp: Option<Clamp>,
     pub(super) body_at: Moment,
 }
 
@@ -141,7 +146,7 @@ impl AwaitingBody {
             return call.refuse(&Refusal::BadRequest { message, param: None });
         }
         let price_version = catalogue.version().to_owned();
-        let admitted = Admitted { call, view, price, price_version, bound, hold, body_at: now };
+        let admitted = Admitted { call, view, price, price_version, bound, hold, clamp: None, body_at: now };
         admitted.match_budgets(&policy, now.ms)
     }
 }
@@ -259,6 +264,11 @@ impl Reserving {
                 let tightest = tightest(&self.rules, &balances);
                 Verdict::Open(Box::new(self.admitted.open(&self.scopes, status, tightest)))
             }
+            Ok(ReserveOutcome::Denied { why: Why::Budget, balances, .. })
+                if self.admitted.clamp(&self.rules, &balances) =>
+            {
+                Verdict::Clamped(self)
+            }
             Ok(ReserveOutcome::Denied { scope, balances, retry_after_ms, .. }) => {
                 self.denied(scope, &balances, retry_after_ms, now)
             }
@@ -308,9 +318,11 @@ impl Reserving {
             return self.unavailable();
         };
         let call = &self.admitted.call;
-        let denial = BudgetDenial { rule, balance, estimated: self.admitted.hold, retry_after_ms };
+        // What was asked for, not what clamping tried in vain.
+        let estimated = self.admitted.clamp.map_or(self.admitted.hold, |clamp| clamp.full);
+        let denial = BudgetDenial { rule, balance, estimated, retry_after_ms };
         let mut answer = denial.answer(call.api);
-        let record = call.denial(&answer, &self.admitted.view.model, self.admitted.hold, now.ms);
+        let record = call.denial(&answer, &self.admitted.view.model, estimated, now.ms);
         if let Some((rule, balance)) = tightest(&self.rules, balances) {
             answer.headers.extend(budget_headers(&rule, balance));
         }

@@ -339,7 +339,7 @@ mod tests {
     use super::*;
     use crate::{
         id::{BudgetId, KeyId, OrgId},
-        policy::Enforcement,
+        policy::{Enforcement, OutputPolicy},
         window::{Interval, TimeZone},
     };
 
@@ -352,6 +352,7 @@ mod tests {
             name: String::new(),
             limit: Nanos(5_000_000_000),
             enforcement: Enforcement::StrictBlock,
+            output: OutputPolicy::default(),
             interval: Interval::None,
             time_zone: TimeZone::utc(),
             generation: 1,

@@ -149,7 +149,8 @@ impl Forwarded {
 
     /// `_ns_*` tags of contract §3.4.
     fn system_tags(&self, end: End, outcome: &Outcome) -> BTreeMap<String, String> {
-        let view = &self.admitted.view;
+        let Admitted { view, clamp, .. } = &self.admitted;
+        let asked = clamp.map_or(view.max_output, |clamp| clamp.asked);
         let tokens = &outcome.charge.cost.tokens;
         let flag = |set: bool| set.then(|| "true".to_owned());
         let positive = |count: i64| (count > 0).then(|| count.to_string());
@@ -170,7 +171,8 @@ impl Forwarded {
             ("_ns_unread", unread.map(|unread| unread.as_str().to_owned())),
             ("_ns_unpriced", flag(self.stub.unpriced)),
             ("_ns_long_context", flag(outcome.charge.cost.long_context)),
-            ("_ns_max_tokens", view.max_output.map(|max| max.to_string())),
+            ("_ns_max_tokens", asked.map(|max| max.to_string())),
+            ("_ns_max_tokens_applied", clamp.map(|clamp| clamp.limit.tokens.to_string())),
             ("_ns_temperature", view.temperature.clone()),
             ("_ns_tool_count", positive(i64::try_from(view.tools).unwrap_or(i64::MAX))),
             ("_ns_cache_write_tokens", positive(tokens.cache_write)),

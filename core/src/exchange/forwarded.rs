@@ -13,7 +13,7 @@ use crate::{
     attempt::{Api, AttemptStub},
     ledger::Balance,
     policy::BudgetRule,
-    request::CacheAsked,
+    request::{CacheAsked, Changes},
     usage::{BodyKind, Meter, StripUsageFrame, decode::is_encoded},
 };
 
@@ -113,7 +113,10 @@ impl Opening {
     pub fn opened(self, body: Vec<u8>, now: Moment) -> (Forward, Forwarded) {
         let Self { admitted, stub, tightest } = self;
         let call = &admitted.call;
-        let injected = call.upstream.inject_usage.then(|| admitted.view.with_include_usage(&body)).flatten();
+        let changes = Changes {
+            include_usage: call.upstream.inject_usage && admitted.view.needs_include_usage(),
+            max_output: admitted.clamp.map(|clamp| clamp.limit),
+        };
         // Anthropic's streams tell the input first; OpenAI's tell it last, or never.
         let keep =
             admitted.view.stream && call.api != Api::AnthropicMessages && body.len() <= PROMPT_KEPT_MAX_BYTES;
@@ -122,9 +125,8 @@ impl Opening {
             path: call.upstream.path(call.api),
             authority: call.upstream.authority.clone(),
             remove_headers: call.private_headers.clone(),
-            body: injected,
+            body: admitted.view.changed(&body, changes),
         };
-        let injected_usage = forward.body.is_some();
         let forwarded = Forwarded {
             admitted,
             stub,
@@ -134,7 +136,7 @@ impl Opening {
             meter: None,
             first_byte_at: None,
             strip: None,
-            injected_usage,
+            injected_usage: changes.include_usage,
             stand_in: None,
             prompt: keep.then_some(body),
         };
@@ -225,6 +227,9 @@ impl Forwarded {
             ("x-nullspend-overhead-ms", ((overhead_us + 500) / 1000).to_string()),
             ("server-timing", self.server_timing(overhead_us, upstream_us, streamed)),
         ];
+        if let Some(clamp) = &self.admitted.clamp {
+            set.push(("x-nullspend-max-tokens-applied", clamp.limit.tokens.to_string()));
+        }
         if let Some(session) = &call.session_id {
             set.push(("x-nullspend-session", session.clone()));
         }

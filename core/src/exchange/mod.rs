@@ -12,6 +12,7 @@
 mod admit;
 pub mod answer;
 mod begin;
+mod clamp;
 mod close;
 mod forwarded;
 pub mod head;

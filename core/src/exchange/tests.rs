@@ -1,6 +1,7 @@
 //! The machine driven without any network: what it asks for, and what it settles.
 
 mod answers;
+mod clamp;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -21,7 +22,7 @@ use crate::{
     id::{AttemptId, BudgetId, KeyId, OrgId, UserId},
     ledger::{Balance, LedgerUnavailable, ReserveOutcome, Why},
     money::Nanos,
-    policy::{BudgetRule, Enforcement, Entity, KeyIdentity, OrgRule, Policy, Role},
+    policy::{BudgetRule, Enforcement, Entity, KeyIdentity, OrgRule, OutputPolicy, Policy, Role},
     price::Catalogue,
     window::{Interval, TimeZone},
 };
@@ -69,6 +70,7 @@ fn budget(enforcement: Enforcement) -> BudgetRule {
         name: String::new(),
         limit: Nanos(1_000_000_000),
         enforcement,
+        output: OutputPolicy::default(),
         interval: Interval::None,
         time_zone: TimeZone::utc(),
         generation: 1,

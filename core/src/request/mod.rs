@@ -108,6 +108,8 @@ pub struct RequestView {
     pub background: bool,
     /// Anthropic `thinking` is switched on.
     pub thinking: bool,
+    /// Anthropic `thinking.budget_tokens`, part of the output.
+    pub thinking_budget: Option<u64>,
     /// Reasoning is switched off in so many words.
     pub reasoning_off: bool,
     /// Anthropic context compaction: more model calls than the caller sees.
@@ -115,6 +117,24 @@ pub struct RequestView {
     /// `temperature` as written.
     pub temperature: Option<String>,
     pub(crate) splice: splice::Points,
+}
+
+/// A limit of output tokens, per answer, as a provider is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutputLimit {
+    /// The field to add where the body has none.
+    pub name: &'static str,
+    /// Its value.
+    pub tokens: u64,
+}
+
+/// What is changed of a body before it is forwarded: nothing else ever is (design law 6).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Sets `stream_options.include_usage`.
+    pub include_usage: bool,
+    /// Lowers the output limits that are written, or adds one.
+    pub max_output: Option<OutputLimit>,
 }
 
 impl RequestView {
@@ -133,14 +153,19 @@ impl RequestView {
         self.include_usage == Some(true)
     }
 
-    /// The same body with `stream_options.include_usage` set, all other bytes untouched; `None` where that is not
-    /// needed or does not exist (design law 6).
+    /// The answer tells its usage only when asked to, and the caller does not ask.
     #[must_use]
-    pub fn with_include_usage(&self, body: &[u8]) -> Option<Vec<u8>> {
-        if self.api != Api::OpenAiChat || !self.stream || self.asked_for_usage() {
-            return None;
-        }
-        self.splice.include_usage(body)
+    pub fn needs_include_usage(&self) -> bool {
+        self.api == Api::OpenAiChat && self.stream && !self.asked_for_usage()
+    }
+
+    /// The body this was read from with the changes made, all other bytes untouched; `None` where there are none.
+    #[must_use]
+    pub fn changed(&self, body: &[u8], changes: Changes) -> Option<Vec<u8>> {
+        let usage = changes.include_usage.then(|| self.splice.include_usage());
+        let limits = changes.max_output.map(|limit| self.splice.max_output(limit.name, limit.tokens));
+        let edits: Vec<splice::Edit> = usage.into_iter().chain(limits.into_iter().flatten()).collect();
+        (!edits.is_empty()).then(|| splice::apply(body, edits))
     }
 
     /// Tokens of the tool definitions, as contract §3.1 estimates them for the breakdown.

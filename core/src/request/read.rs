@@ -9,7 +9,7 @@ use crate::{
 
 use super::{
     BadRequest, CacheAsked, HostedKind, HostedTool, Media, RequestView, growth, parts,
-    splice::{Points, Span},
+    splice::{Limit, Points, Span},
     tools,
 };
 
@@ -36,15 +36,16 @@ pub(super) fn parse(api: Api, body: &[u8]) -> Result<RequestView, BadRequest> {
     let mut view = blank(api, body.len());
     view.splice.open = cursor.pos() + 1;
     let mut seen: HashSet<Cow<'_, str>> = HashSet::new();
-    let mut limits = [None, None, None];
     let mut model = None;
     cursor.object(|key, value| {
         let name = key.text().ok_or_else(|| BadRequest::new("a field name holds half a surrogate pair"))?;
         match name.as_ref() {
             "model" => model = Some(read_model(value)?),
-            "max_completion_tokens" if api == Api::OpenAiChat => limits[0] = whole(value, &name)?,
-            "max_tokens" if api != Api::OpenAiResponses => limits[1] = whole(value, &name)?,
-            "max_output_tokens" if api == Api::OpenAiResponses => limits[2] = whole(value, &name)?,
+            "max_completion_tokens" if api == Api::OpenAiChat => view.splice.limits[0] = limit(value, &name)?,
+            "max_tokens" if api != Api::OpenAiResponses => view.splice.limits[1] = limit(value, &name)?,
+            "max_output_tokens" if api == Api::OpenAiResponses => {
+                view.splice.limits[2] = limit(value, &name)?;
+            }
             _ => field(&name, value, &mut view)?,
         }
         if seen.contains(&name) {
@@ -58,7 +59,7 @@ pub(super) fn parse(api: Api, body: &[u8]) -> Result<RequestView, BadRequest> {
         BadRequest::field("model", "`model` is missing; name the model to call, for example \"gpt-4o-mini\"")
     })?;
     // A provider takes the first of these that is set; the largest is a bound whichever that is.
-    view.max_output = limits.into_iter().flatten().max();
+    view.max_output = view.splice.limits.iter().flatten().filter_map(|limit| limit.tokens).max();
     finish(&mut view, text);
     Ok(view)
 }
@@ -89,6 +90,7 @@ fn blank(api: Api, len: usize) -> RequestView {
         server_state: false,
         background: false,
         thinking: false,
+        thinking_budget: None,
         reasoning_off: false,
         compaction: false,
         temperature: None,
@@ -112,7 +114,7 @@ fn field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(
             view.temperature = number.then(|| text.to_owned());
         }
         "background" => view.background = boolean(value, name)?.unwrap_or(false),
-        "thinking" => view.thinking = member(value, "type")?.is_some_and(|kind| kind != "disabled"),
+        "thinking" => thinking(value, view)?,
         "reasoning_effort" => view.reasoning_off = word(value)?.as_deref() == Some("none"),
         "reasoning" => view.reasoning_off = member(value, "effort")?.as_deref() == Some("none"),
         _ => match view.api {
@@ -257,6 +259,30 @@ fn boolean(value: &mut Cursor<'_>, name: &str) -> Result<Option<bool>, BadReques
 
 fn word(value: &mut Cursor<'_>) -> Result<Option<String>, BadRequest> {
     Ok(value.string_or_skip()?.map(|text| text.lossy().into_owned()))
+}
+
+fn limit(value: &mut Cursor<'_>, name: &str) -> Result<Option<Limit>, BadRequest> {
+    value.kind()?;
+    let start = value.pos();
+    let tokens = whole(value, name)?;
+    Ok(Some(Limit { at: Span { start, end: value.pos() }, tokens }))
+}
+
+/// Whether it is on, and how much of the output it may take.
+fn thinking(value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(), BadRequest> {
+    if value.kind()? != Kind::Object {
+        value.skip()?;
+        return Ok(());
+    }
+    value.object(|key, member| {
+        match key.lossy().as_ref() {
+            "type" => view.thinking = word(member)?.is_some_and(|kind| kind != "disabled"),
+            // The provider's to judge; a budget that is no number only makes the call hard to clamp.
+            "budget_tokens" => view.thinking_budget = member.skip()?.parse().ok(),
+            _ => drop(member.skip()?),
+        }
+        Ok(())
+    })
 }
 
 /// The string at `name` of an object; passes over anything else.

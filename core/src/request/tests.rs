@@ -11,6 +11,11 @@ fn view(api: Api, body: &Value) -> RequestView {
     RequestView::parse(api, body.to_string().as_bytes()).unwrap()
 }
 
+fn with_usage(view: &RequestView, body: &str) -> Option<Vec<u8>> {
+    let include_usage = view.needs_include_usage();
+    view.changed(body.as_bytes(), Changes { include_usage, max_output: None })
+}
+
 #[test]
 fn bad_bodies_are_refused_with_the_field_at_fault() {
     let deep = format!(r#"{{"model":"m","x":{}{}}}"#, "[".repeat(200), "]".repeat(200));
@@ -89,11 +94,14 @@ fn reads_what_decides_money() {
         Api::AnthropicMessages,
         &json!({
             "model": "claude-sonnet-5", "max_tokens": 9, "speed": "fast", "inference_geo": "us",
-            "thinking": {"type": "adaptive"}, "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
+            "thinking": {"type": "adaptive", "budget_tokens": 8}, "system": [{"type": "text", "text": "s", "cache_control": {"type": "ephemeral", "ttl": "1h"}}],
             "tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 2}, {"name": "f", "input_schema": {}}],
         }),
     );
-    assert_eq!((messages.max_output, messages.fast, messages.thinking), (Some(9), true, true));
+    assert_eq!(
+        (messages.max_output, messages.fast, messages.thinking, messages.thinking_budget),
+        (Some(9), true, true, Some(8))
+    );
     assert_eq!(messages.cache, CacheAsked::Long);
     assert_eq!(messages.hosted, [HostedTool { kind: HostedKind::WebSearch, max_uses: Some(2) }]);
     assert!(messages.hidden_tool_tokens > 804);
@@ -177,7 +185,7 @@ fn include_usage_is_set_and_nothing_else_changes() {
             r#"{"model":"m","stream":true,"stream_options":{"include_usage":true,"x":{"y":[]}}}"#,
         ),
     ] {
-        let changed = chat(before).unwrap().with_include_usage(before.as_bytes()).unwrap();
+        let changed = with_usage(&chat(before).unwrap(), before).unwrap();
         assert_eq!(String::from_utf8(changed).unwrap(), after);
     }
     for body in [
@@ -185,10 +193,60 @@ fn include_usage_is_set_and_nothing_else_changes() {
         r#"{"model":"m","stream":false}"#,
         r#"{"model":"m","stream":true,"stream_options":{"include_usage":true}}"#,
     ] {
-        assert_eq!(chat(body).unwrap().with_include_usage(body.as_bytes()), None, "{body}");
+        assert_eq!(with_usage(&chat(body).unwrap(), body), None, "{body}");
     }
     let other = RequestView::parse(Api::OpenAiResponses, br#"{"model":"m","stream":true}"#).unwrap();
-    assert_eq!(other.with_include_usage(br#"{"model":"m","stream":true}"#), None);
+    assert_eq!(with_usage(&other, r#"{"model":"m","stream":true}"#), None);
+}
+
+#[test]
+fn lowering_the_output_limit_changes_only_what_is_above_it() {
+    let limit = |name| Some(OutputLimit { name, tokens: 50 });
+    let cases = [
+        (Api::OpenAiChat, "max_tokens", r#"{"model":"m"}"#, r#"{"max_tokens":50,"model":"m"}"#),
+        (
+            Api::OpenAiChat,
+            "max_completion_tokens",
+            r#"{"model":"m", "max_tokens" : 1000 ,"n":2}"#,
+            r#"{"model":"m", "max_tokens" : 50 ,"n":2}"#,
+        ),
+        (
+            Api::OpenAiChat,
+            "max_completion_tokens",
+            r#"{"max_completion_tokens":51,"model":"m","max_tokens":49}"#,
+            r#"{"max_completion_tokens":50,"model":"m","max_tokens":49}"#,
+        ),
+        (
+            Api::OpenAiChat,
+            "max_completion_tokens",
+            r#"{"model":"m","max_completion_tokens":null,"max_tokens":null}"#,
+            r#"{"model":"m","max_completion_tokens":50,"max_tokens":null}"#,
+        ),
+        (
+            Api::OpenAiResponses,
+            "max_output_tokens",
+            "{\n \"model\":\"m\",\"max_output_tokens\":\t99}",
+            "{\n \"model\":\"m\",\"max_output_tokens\":\t50}",
+        ),
+        (
+            Api::AnthropicMessages,
+            "max_tokens",
+            r#"{"max_tokens":4096,"model":"m"}"#,
+            r#"{"max_tokens":50,"model":"m"}"#,
+        ),
+    ];
+    for (api, name, before, after) in cases {
+        let view = RequestView::parse(api, before.as_bytes()).unwrap();
+        let changes = Changes { include_usage: false, max_output: limit(name) };
+        let changed = view.changed(before.as_bytes(), changes).unwrap();
+        assert_eq!(String::from_utf8(changed).unwrap(), after);
+    }
+    let both = r#"{"model":"m","stream":true,"stream_options":{},"max_tokens":100}"#;
+    let changes = Changes { include_usage: true, max_output: limit("max_tokens") };
+    assert_eq!(
+        chat(both).unwrap().changed(both.as_bytes(), changes).unwrap(),
+        br#"{"model":"m","stream":true,"stream_options":{"include_usage":true},"max_tokens":50}"#
+    );
 }
 
 fn api() -> impl Strategy<Value = Api> {
@@ -280,7 +338,7 @@ proptest! {
         map.insert("stream_options".to_owned(), options);
         let text = body.to_string();
         let Ok(view) = chat(&text) else { return Ok(()) };
-        let Some(changed) = view.with_include_usage(text.as_bytes()) else { return Ok(()) };
+        let Some(changed) = with_usage(&view, &text) else { return Ok(()) };
         let mut changed: Value = serde_json::from_slice(&changed).unwrap();
         prop_assert_eq!(&changed["stream_options"]["include_usage"], &json!(true));
         prop_assert!(chat(&changed.to_string()).unwrap().asked_for_usage());

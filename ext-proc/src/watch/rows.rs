@@ -8,7 +8,7 @@ use std::{
 use nullspend_core::{
     id::{BudgetId, KeyId, OrgId},
     money::{MAX_EVENT, MAX_LIMIT, Nanos},
-    policy::{self, Enforcement, Entity, KeyIdentity, OrgRule, Policy, Role},
+    policy::{self, Enforcement, Entity, KeyIdentity, OrgRule, OutputPolicy, Policy, Role},
     window::Interval,
 };
 use nullspend_proto::internal::{BudgetRule, KeyPolicy, OrgPolicy, WatchResponse};
@@ -210,6 +210,7 @@ fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
         name: row.name.clone(),
         limit,
         enforcement: Enforcement::parse(&row.policy).ok_or("policy is unknown")?,
+        output: OutputPolicy { clamp: row.clamp_output },
         interval: Interval::parse(&row.interval).ok_or("interval is unknown")?,
         time_zone: row.time_zone.parse().map_err(|_| "time_zone is unknown")?,
         generation: row.generation,
