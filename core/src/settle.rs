@@ -70,6 +70,11 @@ pub fn settle(
         usage => {
             let usage = estimate(priced, view, bound, usage.as_ref(), metered, input_tokens);
             let mut estimated = cost(priced, &usage, &context);
+            if !usage.iterations.is_empty() {
+                // The steps that were told are priced without what was seen, and the whole without the steps.
+                let whole = cost(priced, &Usage { iterations: Vec::new(), ..usage }, &context);
+                estimated = if whole.nanos > estimated.nanos { whole } else { estimated };
+            }
             if estimated.nanos > held {
                 cap(&mut estimated, held);
             }

@@ -5,7 +5,7 @@ use std::{net::TcpListener, time::Duration};
 use nullspend_e2e::{
     console::{Agent, nanos},
     http::Http,
-    provider::{Call, State},
+    provider::{Call, State, encode::decoded},
     stack::Stack,
 };
 use serde_json::{Value, json};
@@ -233,14 +233,39 @@ async fn answers_without_usage_are_charged_and_marked() {
             assert_estimated(&world.event().await, world.last_call().billed_nanos);
         }
     }
-    let zipped =
-        world.stack.call(&world.agent.key, CHAT, request(CHAT, "[[fake tokens=9 gzip]]", false)).await;
-    assert_eq!(
-        (zipped.header("content-encoding"), &zipped.body[..2]),
-        ("gzip", &[0x1f, 0x8b][..]),
-        "untouched bytes"
-    );
-    assert!(cost(&world.event().await) >= world.last_call().billed_nanos);
+    world.settle_up().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_encoded_unasked_passes_untouched_and_costs_what_it_costs() {
+    let mut world = World::new().await;
+    for (path, encoding) in [
+        (CHAT, "gzip"),
+        (CHAT, "br"),
+        (CHAT, "zstd"),
+        (CHAT, "gzip,br"),
+        (RESPONSES, "zstd"),
+        (MESSAGES, "br"),
+    ] {
+        for stream in [false, true] {
+            let order = format!("[[fake tokens=9 chunks=3 encoding={encoding}]]");
+            let reply = world.stack.call(&world.agent.key, path, request(path, &order, stream)).await;
+            let reply = reply.expect_status(200);
+            assert_eq!(reply.header("content-encoding"), encoding, "{path}");
+            let text = String::from_utf8_lossy(&decoded(encoding, &reply.body)).into_owned();
+            assert!(text.contains("word"), "{path} {encoding}: {text}");
+            let (event, call) = (world.event().await, world.last_call());
+            let found = (cost(&event), &event["measurement"]);
+            assert_eq!(found, (call.billed_nanos, &json!("exact")), "{path} {encoding} {event:#}");
+        }
+    }
+    for stream in [false, true] {
+        let body = request(CHAT, "[[fake tokens=9 encoding=rot13]]", stream);
+        let _ = world.stack.call(&world.agent.key, CHAT, body).await.expect_status(200);
+        let event = world.event().await;
+        assert_estimated(&event, world.last_call().billed_nanos);
+        assert_eq!(event["tags"]["_ns_unread"], "unknown_encoding", "{event:#}");
+    }
     world.settle_up().await;
 }
 

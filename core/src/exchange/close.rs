@@ -125,7 +125,8 @@ impl Forwarded {
             }
         });
         let priced = served.as_ref().unwrap_or(requested);
-        let counted = self.prompt.as_ref().filter(|_| metered.usage.is_none());
+        let untold = metered.usage.as_ref().is_none_or(|usage| usage.prompt == 0);
+        let counted = self.prompt.as_ref().filter(|_| untold);
         let prompt_tokens = counted.and_then(|body| prompt_tokens(priced, view, body));
         let mut charge = settle(priced, view, bound, self.stub.held, &metered, prompt_tokens);
         // A price that the answer names is not believed of everybody: it can only raise the charge.

@@ -33,8 +33,8 @@ pub struct Control {
     pub gate_at: u64,
     /// Leave the usage out.
     pub no_usage: bool,
-    /// Compress the JSON answer although nobody asked for it.
-    pub gzip: bool,
+    /// Encode the answer so, although nobody asked for it: `gzip`, `deflate`, `br`, `zstd`, or several by commas.
+    pub encoding: Option<String>,
 }
 
 impl Control {
@@ -83,7 +83,7 @@ impl Control {
             "gate" => self.gate = Some(value.to_owned()),
             "gate_at" => self.gate_at = number.unwrap_or(0),
             "no_usage" => self.no_usage = true,
-            "gzip" => self.gzip = true,
+            "encoding" => self.encoding = Some(value.to_owned()),
             _ => {}
         }
     }

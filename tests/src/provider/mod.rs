@@ -8,7 +8,7 @@
 pub mod bill;
 mod chat;
 pub mod control;
-mod gzip;
+pub mod encode;
 mod log;
 mod messages;
 mod play;
@@ -233,25 +233,22 @@ async fn answer(
 fn respond(answer: Answer, control: Control, meter: Meter) -> Response<Body> {
     let (content_type, frames) = match answer {
         Answer::Json(value) => {
-            let mut bytes = Bytes::from(serde_json::to_vec(&value).unwrap_or_default());
-            if control.gzip {
-                bytes = gzip::stored(&bytes);
-            }
+            let bytes = Bytes::from(serde_json::to_vec(&value).unwrap_or_default());
             ("application/json", vec![play::Frame::whole(bytes)])
         }
         Answer::Sse(frames) => ("text/event-stream; charset=utf-8", frames),
     };
     let length: usize = frames.iter().map(|frame| frame.bytes.len()).sum();
-    let gzip = control.gzip;
+    let encoding = control.encoding.clone();
     let mut response = Response::new(Play::new(frames, control, meter).into_body());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     headers.insert("x-ratelimit-remaining-requests", header::HeaderValue::from_static("4999"));
-    if content_type == "application/json" {
+    if content_type == "application/json" && encoding.is_none() {
         headers.insert(header::CONTENT_LENGTH, header::HeaderValue::from(length));
     }
-    if gzip {
-        headers.insert(header::CONTENT_ENCODING, header::HeaderValue::from_static("gzip"));
+    if let Some(encoding) = encoding.and_then(|encoding| header::HeaderValue::try_from(encoding).ok()) {
+        headers.insert(header::CONTENT_ENCODING, encoding);
     }
     response
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, StreamBody};
 use serde_json::Value;
 
-use super::{Body, control::Control, log::Meter};
+use super::{Body, control::Control, encode::Encoder, log::Meter};
 
 /// What one API says to one request.
 pub(super) enum Answer {
@@ -73,11 +73,13 @@ pub(super) struct Play {
     frames: VecDeque<Frame>,
     control: Control,
     meter: Meter,
+    encoder: Encoder,
 }
 
 impl Play {
     pub(super) fn new(frames: Vec<Frame>, control: Control, meter: Meter) -> Self {
-        Self { frames: frames.into(), control, meter }
+        let encoder = Encoder::new(control.encoding.as_deref().unwrap_or_default());
+        Self { frames: frames.into(), control, meter, encoder }
     }
 
     pub(super) fn into_body(self) -> Body {
@@ -97,7 +99,7 @@ impl Play {
 
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         let Some(frame) = self.frames.pop_front() else { return Ok(None) };
-        let Some(chunk) = frame.chunk else { return Ok(Some(self.sent(frame.bytes))) };
+        let Some(chunk) = frame.chunk else { return self.sent(frame.bytes).map(Some) };
         if self.control.pace_ms > 0 {
             tokio::time::sleep(Duration::from_millis(self.control.pace_ms)).await;
         }
@@ -116,17 +118,18 @@ impl Play {
         }
         if self.control.error_at == Some(chunk) {
             self.frames.clear();
-            return Ok(frame.error);
+            return frame.error.map(|error| self.encoder.frame(error, true)).transpose();
         }
         self.meter.generated(frame.tokens);
-        Ok(Some(self.sent(frame.bytes)))
+        self.sent(frame.bytes).map(Some)
     }
 
     /// Closes the books with the last frame: a JSON answer has its length, so nobody asks for what comes after it.
-    fn sent(&mut self, bytes: Bytes) -> Bytes {
-        if self.frames.is_empty() {
+    fn sent(&mut self, bytes: Bytes) -> io::Result<Bytes> {
+        let last = self.frames.is_empty();
+        if last {
             self.meter.finish();
         }
-        bytes
+        self.encoder.frame(bytes, last)
     }
 }

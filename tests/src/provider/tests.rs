@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{FakeProvider, State};
+use super::{FakeProvider, State, encode::decoded};
 use crate::http::{Http, Live, Reply};
 
 const CREDENTIAL: (&str, &str) = ("authorization", "Bearer sk-test");
@@ -123,12 +123,30 @@ async fn refusals_bill_nothing_and_speak_the_providers_language() {
 }
 
 #[tokio::test]
-async fn tools_are_called_and_unasked_compression_is_real_gzip() {
+async fn tools_are_called() {
     let provider = FakeProvider::start().await.expect("starts");
     let mut chat = request(PATHS[0], "look it up", false);
     chat["tools"] = json!([{"type": "function", "function": {"name": "lookup", "parameters": {}}}]);
     let call = post(&provider, PATHS[0], chat).await.json();
     assert_eq!(call["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "lookup");
-    let zipped = post(&provider, PATHS[0], request(PATHS[0], "[[fake gzip]]", false)).await;
-    assert_eq!((zipped.header("content-encoding"), &zipped.body[..2]), ("gzip", &[0x1f, 0x8b][..]));
+}
+
+#[tokio::test]
+async fn unasked_encodings_are_real_and_are_sent_frame_by_frame() {
+    let provider = FakeProvider::start().await.expect("starts");
+    for encoding in ["gzip", "deflate", "br", "zstd", "gzip,br"] {
+        for stream in [false, true] {
+            let order = format!("[[fake tokens=3 encoding={encoding}]]");
+            let reply = post(&provider, PATHS[0], request(PATHS[0], &order, stream)).await;
+            assert_eq!(reply.header("content-encoding"), encoding);
+            let text = String::from_utf8(decoded(encoding, &reply.body)).expect("text");
+            assert_eq!(text.matches("word").count(), 3, "{encoding}: {text}");
+            assert!(
+                stream && text.ends_with("data: [DONE]\n\n") || text.ends_with('}'),
+                "{encoding}: {text}"
+            );
+        }
+    }
+    let claimed = post(&provider, PATHS[0], request(PATHS[0], "[[fake encoding=rot13]]", false)).await;
+    assert_eq!((claimed.header("content-encoding"), &claimed.body[..1]), ("rot13", &b"{"[..]));
 }
