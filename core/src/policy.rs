@@ -178,6 +178,17 @@ pub struct OutputPolicy {
     pub clamp: bool,
 }
 
+/// A limit on how fast a budget is spent: a breaker over a sliding window (contract §4.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Velocity {
+    /// The most that may be spent in one window.
+    pub limit: Nanos,
+    /// The window.
+    pub window_ms: i64,
+    /// How long everything is denied once the limit would have been passed.
+    pub cooldown_ms: i64,
+}
+
 /// One budget, as enforced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BudgetRule {
@@ -203,6 +214,12 @@ pub struct BudgetRule {
     pub generation: u32,
     /// Raised by every change; orders limits in the ledger.
     pub revision: u64,
+    /// Limit of one session, strict whatever the enforcement.
+    pub session_limit: Option<Nanos>,
+    /// Limit of the spend rate, strict whatever the enforcement.
+    pub velocity: Option<Velocity>,
+    /// Part of a strict limit that only finalizing calls may use.
+    pub finalization_reserve: Nanos,
 }
 
 /// An organisation's own settings.

@@ -62,11 +62,16 @@ async fn hold(ledger: &MemoryLedger, n: u128, lease_ms: i64) {
         limit: Nanos(1_000_000),
         revision: 1,
         enforcement: Enforcement::StrictBlock,
+        session_limit: None,
+        velocity: None,
+        finalization_reserve: Nanos::ZERO,
     };
     let reserve = Reserve {
         hold: AttemptId(Uuid::from_u128(n)),
         org: OrgId(ORG),
         scopes: vec![scope],
+        session: None,
+        finalize: false,
         amount: Nanos(HELD),
         lease_ms,
         stub: bytes::Bytes::new(),

@@ -101,7 +101,10 @@ impl Settlement {
             limit: Nanos::ZERO,
             revision: 0,
             enforcement: Enforcement::Warn,
+            session_limit: None,
+            velocity: None,
+            finalization_reserve: Nanos::ZERO,
         });
-        Charge { id: self.hold, org: self.org, scopes: scopes.collect(), actual: self.cost }
+        Charge { id: self.hold, org: self.org, scopes: scopes.collect(), session: None, actual: self.cost }
     }
 }

@@ -54,6 +54,8 @@ impl Bench {
             hold,
             org: *org,
             scopes: scopes.clone(),
+            session: None,
+            finalize: false,
             amount: Nanos(1_000_000),
             lease_ms: 60_000,
             stub: bytes::Bytes::from_static(b"stub"),
@@ -98,6 +100,9 @@ fn scope(n: u128) -> Scope {
         limit: MAX_LIMIT,
         revision: 1,
         enforcement: Enforcement::StrictBlock,
+        session_limit: None,
+        velocity: None,
+        finalization_reserve: Nanos::ZERO,
     }
 }
 

@@ -10,7 +10,7 @@ use nullspend_core::{
     id::{AttemptId, OrgId},
     ledger::{
         Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, Ledger, LedgerUnavailable,
-        LimitChange, OpenHolds, Reserve, ReserveOutcome, SettleOutcome,
+        LimitChange, OpenHolds, Reserve, ReserveOutcome, SessionSpend, SettleOutcome,
     },
     money::Nanos,
 };
@@ -118,6 +118,10 @@ impl<L: Ledger + ?Sized> Ledger for Faulty<L> {
 
     async fn load(&self, org: OrgId, settled: &[(CounterKey, Nanos)]) -> Result<(), LedgerUnavailable> {
         self.call(|| self.inner.load(org, settled)).await
+    }
+
+    async fn load_sessions(&self, org: OrgId, sessions: &[SessionSpend]) -> Result<(), LedgerUnavailable> {
+        self.call(|| self.inner.load_sessions(org, sessions)).await
     }
 
     async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable> {

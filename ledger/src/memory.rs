@@ -12,7 +12,7 @@ use nullspend_core::{
     id::{AttemptId, OrgId},
     ledger::{
         Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, Ledger, LedgerUnavailable,
-        LimitChange, OpenHolds, Reserve, ReserveOutcome, SettleOutcome, law::State,
+        LimitChange, OpenHolds, Reserve, ReserveOutcome, SessionSpend, SettleOutcome, law::State,
     },
     money::Nanos,
 };
@@ -147,6 +147,10 @@ impl Ledger for MemoryLedger {
 
     async fn load(&self, org: OrgId, settled: &[(CounterKey, Nanos)]) -> Result<(), LedgerUnavailable> {
         self.with(org, |state, _| state.load(settled))
+    }
+
+    async fn load_sessions(&self, org: OrgId, sessions: &[SessionSpend]) -> Result<(), LedgerUnavailable> {
+        self.with(org, |state, _| state.load_sessions(sessions))
     }
 
     async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable> {

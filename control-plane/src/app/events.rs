@@ -244,7 +244,8 @@ impl App {
                 0 => event.id,
                 _ => report_id(event.org, &event.provider, &event.request_id, part),
             };
-            let charge = Charge { id, org: event.org, scopes: scopes.to_vec(), actual: event.cost };
+            let charge =
+                Charge { id, org: event.org, scopes: scopes.to_vec(), session: None, actual: event.cost };
             match self.ledger.charge(&charge).await? {
                 ChargeOutcome::Charged { balances } if balances.iter().any(over) => status = "exceeded",
                 ChargeOutcome::Charged { .. } | ChargeOutcome::AlreadyDone => {}

@@ -68,6 +68,9 @@ impl BudgetRow {
             time_zone: read.id("time_zone", &self.time_zone)?,
             generation: read.number("generation", self.generation)?,
             revision: read.number("revision", self.revision)?,
+            session_limit: None,
+            velocity: None,
+            finalization_reserve: Nanos::ZERO,
         };
         Ok(BudgetRecord {
             rule,

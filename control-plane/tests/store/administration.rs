@@ -130,6 +130,9 @@ fn budget_record(founded: &Founded, customer: &str, limit: i64) -> (BudgetPlace,
         time_zone: "Europe/Berlin".parse::<TimeZone>().unwrap(),
         generation: 1,
         revision: 0,
+        session_limit: None,
+        velocity: None,
+        finalization_reserve: Nanos::ZERO,
     };
     let record = BudgetRecord {
         rule,

@@ -241,6 +241,8 @@ impl Reserving {
             hold: self.admitted.call.attempt,
             org: self.admitted.call.key.org,
             scopes: self.scopes.clone(),
+            session: None,
+            finalize: false,
             amount: self.admitted.hold,
             lease_ms,
             stub: encode(&self.admitted.stub(&self.scopes, BudgetStatus::Approved)),

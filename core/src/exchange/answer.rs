@@ -357,6 +357,9 @@ mod tests {
             time_zone: TimeZone::utc(),
             generation: 1,
             revision: 1,
+            session_limit: None,
+            velocity: None,
+            finalization_reserve: Nanos::ZERO,
         }
     }
 

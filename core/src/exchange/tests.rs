@@ -75,6 +75,9 @@ fn budget(enforcement: Enforcement) -> BudgetRule {
         time_zone: TimeZone::utc(),
         generation: 1,
         revision: 1,
+        session_limit: None,
+        velocity: None,
+        finalization_reserve: Nanos::ZERO,
     }
 }
 

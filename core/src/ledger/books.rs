@@ -1,13 +1,15 @@
 //! What the law knows of budgets: the limit in force, and the counters of their windows.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
-use super::{Balance, CounterKey, LimitChange, Scope, by_id::ById};
-use crate::{
-    id::BudgetId,
-    money::{MAX_TOTAL_NANOS, Nanos},
-    policy::Enforcement,
+use super::{
+    Balance, CounterKey, LimitChange, Reserve, Scope, SessionSpend,
+    by_id::ById,
+    counter::Counter,
+    rate::{Rate, TooFast},
+    session::Sessions,
 };
+use crate::{id::BudgetId, money::Nanos, policy::Enforcement};
 
 /// The budgets of one organisation.
 #[derive(Clone, Debug, Default)]
@@ -21,11 +23,18 @@ struct Budget {
     /// Of the limit; the highest one seen.
     revision: u64,
     limit: Limit,
+    /// These three as last heard, for extensions.
     enforcement: Enforcement,
+    session_limit: Option<Nanos>,
+    finalization_reserve: Nanos,
     /// Generation and start of the latest window that a reserve was made in. Those before it have ended.
     latest: (u32, i64),
     /// Few: one for each window, and windows that ended are dropped.
-    counters: Vec<Counter>,
+    slots: Vec<Slot>,
+    /// Only of calls whose scope limited sessions.
+    sessions: Sessions,
+    /// Only when a scope limited it.
+    rate: Option<Box<Rate>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,60 +45,30 @@ enum Limit {
     Deleted,
 }
 
-/// Money of one window.
+/// One window's counter.
 #[derive(Clone, Debug)]
-pub(super) struct Counter {
+struct Slot {
     generation: u32,
     start_ms: i64,
     end_ms: Option<i64>,
-    /// Spent; 0 to [`MAX_TOTAL_NANOS`].
-    pub(super) settled: Nanos,
-    /// Sum of the open holds that name it. Exact, since releasing takes out what holding put in.
-    pub(super) held: i128,
-    /// Open and lapsed holds that name it: it is kept for them, however long ago its window ended.
-    pub(super) named_by: u32,
+    counter: Counter,
 }
 
-impl Counter {
-    /// Takes `amount` for a hold that names this counter from now on.
-    pub(super) fn hold(&mut self, amount: Nanos) {
-        self.named_by += 1;
-        self.held += i128::from(amount.0);
-    }
+/// What a hold has taken from one scope: the window's counter always, the others when the scope limited them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    pub(super) counter: CounterKey,
+    pub(super) of_session: bool,
+    pub(super) of_rate: bool,
+}
 
-    /// Takes more for a hold that names this counter already.
-    pub(super) fn hold_more(&mut self, add: Nanos) {
-        self.held += i128::from(add.0);
-    }
-
-    /// Ends a hold, charging what the call really cost.
-    pub(super) fn settle(&mut self, held: Nanos, actual: Nanos) {
-        self.lapse(held, actual);
-        self.named_by -= 1;
-    }
-
-    /// Ends a hold whose owner is silent, charging an amount that may be corrected later.
-    pub(super) fn lapse(&mut self, held: Nanos, charged: Nanos) {
-        self.held -= i128::from(held.0);
-        debug_assert!(self.held >= 0, "more released than held");
-        self.spend(charged);
-    }
-
-    /// Replaces what a lapse charged by the truth.
-    pub(super) fn correct(&mut self, charged: Nanos, actual: Nanos) {
-        self.settled = (self.settled - charged).max(Nanos::ZERO);
-        self.spend(actual);
-        self.named_by -= 1;
-    }
-
-    /// Records spend. Totals saturate (design law 5).
-    pub(super) fn spend(&mut self, actual: Nanos) {
-        self.settled = self.settled + actual;
-    }
-
-    fn committed(&self) -> i128 {
-        i128::from(self.settled.0) + self.held
-    }
+/// The call that spends: what the counters beside the window's go by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spender<'a> {
+    pub(super) session: Option<&'a Arc<str>>,
+    /// When its hold was taken.
+    pub(super) since_ms: i64,
+    pub(super) now_ms: i64,
 }
 
 impl Budget {
@@ -98,17 +77,30 @@ impl Budget {
             revision: 0,
             limit: Limit::Unknown,
             enforcement: Enforcement::StrictBlock,
+            session_limit: None,
+            finalization_reserve: Nanos::ZERO,
             latest: (0, i64::MIN),
-            counters: Vec::new(),
+            slots: Vec::new(),
+            sessions: Sessions::default(),
+            rate: None,
         }
     }
 
-    fn counter(&self, key: &CounterKey) -> Option<&Counter> {
-        self.counters.iter().find(|c| c.start_ms == key.window_start_ms && c.generation == key.generation)
+    fn place(&self, key: &CounterKey) -> Option<usize> {
+        self.slots.iter().position(|s| s.start_ms == key.window_start_ms && s.generation == key.generation)
     }
 
-    fn counter_mut(&mut self, key: &CounterKey) -> Option<&mut Counter> {
-        self.counters.iter_mut().find(|c| c.start_ms == key.window_start_ms && c.generation == key.generation)
+    fn counter(&self, key: &CounterKey) -> Option<&Counter> {
+        self.place(key).map(|place| &self.slots[place].counter)
+    }
+
+    /// The slot of a counter, made if need be.
+    fn slot(&mut self, key: &CounterKey) -> &mut Slot {
+        let place = self.place(key).unwrap_or_else(|| {
+            self.slots.push(Slot::new(key));
+            self.slots.len() - 1
+        });
+        &mut self.slots[place]
     }
 
     /// Whether the ledger knows a later limit than the scope brings, or that the budget is gone.
@@ -130,13 +122,20 @@ impl Budget {
             self.limit = Limit::Of(scope.limit);
         }
         self.enforcement = scope.enforcement;
+        self.session_limit = scope.session_limit;
+        self.finalization_reserve = scope.finalization_reserve;
     }
 
-    /// What a counter has left for `add`: `committed + add <= limit`, exactly equal included.
-    fn fits(&self, counter: Option<&Counter>, add: Nanos) -> bool {
-        let committed = counter.map_or(0, Counter::committed) + i128::from(add.0);
+    /// Whether a counter has `add` left: `committed + add <= limit`, exactly equal included. What a strict limit keeps
+    /// back is left to finalizing calls only.
+    fn fits(&self, counter: Option<&Counter>, add: Nanos, finalize: bool) -> bool {
+        let kept_back = match self.enforcement {
+            Enforcement::StrictBlock if !finalize => self.finalization_reserve,
+            _ => Nanos::ZERO,
+        };
+        let wanted = counter.map_or(0, Counter::committed) + i128::from(add.0) + i128::from(kept_back.0);
         match self.limit {
-            Limit::Of(limit) => committed <= i128::from(limit.0),
+            Limit::Of(limit) => wanted <= i128::from(limit.0),
             Limit::Unknown | Limit::Deleted => true,
         }
     }
@@ -146,12 +145,38 @@ impl Budget {
             Limit::Of(limit) => limit,
             Limit::Unknown | Limit::Deleted => Nanos::ZERO,
         };
-        let held = counter.map_or(0, |c| c.held.min(i128::from(MAX_TOTAL_NANOS)));
         Balance {
             limit,
             settled: counter.map_or(Nanos::ZERO, |c| c.settled),
-            held: Nanos(i64::try_from(held).unwrap_or(MAX_TOTAL_NANOS)),
+            held: counter.map_or(Nanos::ZERO, Counter::held_nanos),
         }
+    }
+
+    /// Changes every counter that a hold has taken from.
+    fn each(&mut self, taken: &Taken, by: Spender<'_>, change: impl Fn(&mut Counter)) {
+        if let Some(place) = self.place(&taken.counter) {
+            change(&mut self.slots[place].counter);
+        }
+        if let Some(session) = by.session.filter(|_| taken.of_session) {
+            change(self.sessions.touch(taken.counter.generation, session, by.now_ms));
+        }
+    }
+
+    /// Changes what a hold counts towards the rate.
+    fn correct_rate(&mut self, taken: &Taken, by: Spender<'_>, change: Nanos) {
+        if let Some(rate) = self.rate.as_mut().filter(|_| taken.of_rate) {
+            rate.correct(taken.counter.generation, by.since_ms, change);
+        }
+    }
+
+    /// The rate at `now_ms`, when the scope limits it.
+    fn rate(&mut self, scope: &Scope, now_ms: i64) -> Option<&mut Rate> {
+        let velocity = scope.velocity.as_ref()?;
+        let generation = scope.counter.generation;
+        let rate =
+            self.rate.get_or_insert_with(|| Box::new(Rate::new(generation, velocity.window_ms, now_ms)));
+        rate.roll(generation, velocity, now_ms);
+        Some(rate)
     }
 }
 
@@ -162,44 +187,102 @@ impl Books {
         budget.is_ahead_of(scope).then_some(budget.revision)
     }
 
+    fn known(&mut self, scope: &Scope) -> &mut Budget {
+        let budget = self.budgets.entry(scope.counter.budget).or_insert_with(Budget::unknown);
+        budget.learn(scope);
+        budget
+    }
+
     /// Learns a reserve's scope, which the ledger's clock says is the budget's window now. Answers its balance, and
-    /// whether `amount` fits the limit.
-    pub(super) fn look_at(&mut self, scope: &Scope, amount: Nanos) -> (Balance, bool) {
-        let key = &scope.counter;
-        let budget = self.budgets.entry(key.budget).or_insert_with(Budget::unknown);
-        budget.learn(scope);
-        budget.latest = budget.latest.max((key.generation, key.window_start_ms));
-        let counter = budget.counter(key);
-        (budget.balance(counter), budget.fits(counter, amount))
+    /// whether the amount fits the limit.
+    pub(super) fn look_at(&mut self, scope: &Scope, reserve: &Reserve) -> (Balance, bool) {
+        let budget = self.known(scope);
+        budget.latest = budget.latest.max((scope.counter.generation, scope.counter.window_start_ms));
+        let counter = budget.counter(&scope.counter);
+        (budget.balance(counter), budget.fits(counter, reserve.amount, reserve.finalize))
     }
 
-    /// The counter of a scope, made if need be. Learns the scope's limit.
-    pub(super) fn open(&mut self, scope: &Scope) -> &mut Counter {
-        let key = &scope.counter;
-        let budget = self.budgets.entry(key.budget).or_insert_with(Budget::unknown);
-        budget.learn(scope);
-        let place = budget
-            .counters
-            .iter()
-            .position(|c| c.start_ms == key.window_start_ms && c.generation == key.generation)
-            .unwrap_or_else(|| {
-                budget.counters.push(Counter::new(key));
-                budget.counters.len() - 1
-            });
-        let counter = &mut budget.counters[place];
-        counter.end_ms = scope.window_end_ms;
-        counter
+    /// What a session has spent and holds, when the amount does not fit its limit.
+    pub(super) fn session_over(&self, scope: &Scope, reserve: &Reserve, now_ms: i64) -> Option<Nanos> {
+        let (limit, session) = (scope.session_limit?, reserve.session.as_ref()?);
+        let budget = self.budgets.get(&scope.counter.budget)?;
+        let counter = budget.sessions.get(scope.counter.generation, session, now_ms);
+        let committed = counter.map_or(0, Counter::committed);
+        let over = committed + i128::from(reserve.amount.0) > i128::from(limit.0);
+        over.then(|| counter.map_or(Nanos::ZERO, Counter::committed_nanos))
     }
 
-    /// A counter that exists.
-    pub(super) fn counter_mut(&mut self, key: &CounterKey) -> Option<&mut Counter> {
-        self.budgets.get_mut(&key.budget)?.counter_mut(key)
+    /// Asks a scope's breaker, which trips when it says no.
+    pub(super) fn too_fast(&mut self, scope: &Scope, amount: Nanos, now_ms: i64) -> Option<TooFast> {
+        let velocity = scope.velocity.as_ref()?;
+        self.known(scope).rate(scope, now_ms)?.admit(velocity, amount, now_ms).err()
     }
 
-    /// Whether a hold that names a counter may take `add` more: only a strict limit says no.
-    pub(super) fn allows_more(&self, key: &CounterKey, add: Nanos) -> bool {
-        let Some(budget) = self.budgets.get(&key.budget) else { return true };
-        budget.enforcement != Enforcement::StrictBlock || budget.fits(budget.counter(key), add)
+    /// Takes `amount` from a scope, for a hold that names it from now on.
+    pub(super) fn hold(&mut self, scope: &Scope, by: Spender<'_>, amount: Nanos) -> Taken {
+        let budget = self.known(scope);
+        let of_session = scope.session_limit.is_some() && by.session.is_some();
+        let taken = Taken { counter: scope.counter, of_session, of_rate: scope.velocity.is_some() };
+        budget.slot(&scope.counter).end_ms = scope.window_end_ms;
+        budget.each(&taken, by, |counter| counter.hold(amount));
+        if let Some(rate) = budget.rate(scope, by.now_ms) {
+            rate.count(amount);
+        }
+        taken
+    }
+
+    /// Takes more for a hold.
+    pub(super) fn hold_more(&mut self, taken: &Taken, by: Spender<'_>, add: Nanos) {
+        let Some(budget) = self.budgets.get_mut(&taken.counter.budget) else { return };
+        budget.each(taken, by, |counter| counter.hold_more(add));
+        budget.correct_rate(taken, by, add);
+    }
+
+    /// Replaces what a hold has taken by the cost.
+    pub(super) fn settle(&mut self, taken: &Taken, by: Spender<'_>, held: Nanos, actual: Nanos) {
+        let Some(budget) = self.budgets.get_mut(&taken.counter.budget) else { return };
+        budget.each(taken, by, |counter| counter.settle(held, actual));
+        budget.correct_rate(taken, by, actual - held);
+    }
+
+    /// Charges what a hold has taken.
+    pub(super) fn lapse(&mut self, taken: &Taken, by: Spender<'_>, held: Nanos) {
+        let Some(budget) = self.budgets.get_mut(&taken.counter.budget) else { return };
+        budget.each(taken, by, |counter| counter.lapse(held, held));
+    }
+
+    /// Replaces what a lapse charged by the cost.
+    pub(super) fn correct(&mut self, taken: &Taken, by: Spender<'_>, charged: Nanos, actual: Nanos) {
+        let Some(budget) = self.budgets.get_mut(&taken.counter.budget) else { return };
+        budget.each(taken, by, |counter| counter.correct(charged, actual));
+        budget.correct_rate(taken, by, actual - charged);
+    }
+
+    /// Records spend that no hold was taken for.
+    pub(super) fn spend(&mut self, scope: &Scope, by: Spender<'_>, actual: Nanos) {
+        let budget = self.known(scope);
+        let slot = budget.slot(&scope.counter);
+        slot.end_ms = scope.window_end_ms;
+        slot.counter.spend(actual);
+        if let (Some(session), Some(_)) = (by.session, scope.session_limit) {
+            budget.sessions.touch(scope.counter.generation, session, by.now_ms).spend(actual);
+        }
+        if let Some(rate) = budget.rate(scope, by.now_ms) {
+            rate.count(actual);
+        }
+    }
+
+    /// Whether a hold may take `add` more: only a strict limit and a session's say no.
+    pub(super) fn allows_more(&self, taken: &Taken, by: Spender<'_>, finalize: bool, add: Nanos) -> bool {
+        let Some(budget) = self.budgets.get(&taken.counter.budget) else { return true };
+        let strict = budget.enforcement == Enforcement::StrictBlock;
+        if strict && !budget.fits(budget.counter(&taken.counter), add, finalize) {
+            return false;
+        }
+        let session = by.session.filter(|_| taken.of_session && budget.limit != Limit::Deleted);
+        let (Some(session), Some(limit)) = (session, budget.session_limit) else { return true };
+        let counter = budget.sessions.get(taken.counter.generation, session, by.now_ms);
+        counter.map_or(0, Counter::committed) + i128::from(add.0) <= i128::from(limit.0)
     }
 
     pub(super) fn balance(&self, key: &CounterKey) -> Balance {
@@ -220,47 +303,58 @@ impl Books {
     /// Sets what the store says was spent.
     pub(super) fn load(&mut self, key: &CounterKey, settled: Nanos) {
         let budget = self.budgets.entry(key.budget).or_insert_with(Budget::unknown);
-        if budget.counter(key).is_none() {
-            budget.counters.push(Counter::new(key));
-        }
-        if let Some(counter) = budget.counter_mut(key) {
-            counter.settled = Nanos(settled.0.clamp(0, MAX_TOTAL_NANOS));
-        }
+        budget.slot(key).counter.load(settled);
     }
 
-    /// Drops counters that can bind nothing any more: their window ended, or their budget or generation is gone, and
-    /// no hold names them. The store has what was settled. Limits are kept, so that an old revision stays old.
+    /// Sets what the store says a session has spent.
+    pub(super) fn load_session(&mut self, spend: &SessionSpend) {
+        let budget = self.budgets.entry(spend.budget).or_insert_with(Budget::unknown);
+        budget.sessions.load(spend.generation, &spend.session, spend.settled, spend.last_used_ms);
+    }
+
+    /// Drops counters that can bind nothing any more: their window ended, or their budget or generation is gone, or the
+    /// session is over, and no hold names them. The store has what was settled. Limits are kept, so that an old revision
+    /// stays old.
     pub(super) fn drop_ended(&mut self, now_ms: i64) {
         for budget in self.budgets.values_mut() {
             let (latest, deleted) = (budget.latest, budget.limit == Limit::Deleted);
-            budget.counters.retain(|c| {
-                let ended = c.end_ms.is_some_and(|end| end <= now_ms) || (c.generation, c.start_ms) < latest;
-                c.named_by > 0 || !(ended || deleted)
+            budget.slots.retain(|s| {
+                let ended = s.end_ms.is_some_and(|end| end <= now_ms) || (s.generation, s.start_ms) < latest;
+                s.counter.named_by > 0 || !(ended || deleted)
             });
+            budget.sessions.drop_over(now_ms);
         }
     }
 
-    /// Every counter there is.
+    /// Every window's counter there is.
     pub(super) fn counters(&self) -> impl Iterator<Item = (CounterKey, &Counter)> {
         self.budgets.iter().flat_map(|(budget, of)| {
-            of.counters.iter().map(|c| {
+            of.slots.iter().map(|s| {
                 let key =
-                    CounterKey { budget: *budget, generation: c.generation, window_start_ms: c.start_ms };
-                (key, c)
+                    CounterKey { budget: *budget, generation: s.generation, window_start_ms: s.start_ms };
+                (key, &s.counter)
             })
+        })
+    }
+
+    /// Every session's counter there is.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = (SessionKey<'_>, &Counter)> {
+        self.budgets.iter().flat_map(|(budget, of)| {
+            of.sessions.all().map(|(generation, id, counter)| ((*budget, generation, &**id), counter))
         })
     }
 }
 
-impl Counter {
+/// Budget, generation and id.
+pub(super) type SessionKey<'a> = (BudgetId, u32, &'a str);
+
+impl Slot {
     fn new(key: &CounterKey) -> Self {
         Self {
             generation: key.generation,
             start_ms: key.window_start_ms,
             end_ms: None,
-            settled: Nanos::ZERO,
-            held: 0,
-            named_by: 0,
+            counter: Counter::default(),
         }
     }
 }

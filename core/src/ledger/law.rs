@@ -1,21 +1,28 @@
 //! The law of the ledger: what every operation does to the budgets of one organisation (design §6).
 //!
 //! Pure: time is passed in, nothing is awaited, nothing fails. The in-memory ledger is this state behind a lock, and
-//! every other ledger is tested against it. The order of a reserve is session limit, velocity, budget, hold; the
-//! first two join here when budgets have them.
+//! every other ledger is tested against it.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
 use super::{
-    Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, LimitChange, MAX_SCOPES, Misuse,
-    OpenHolds, Reserve, ReserveOutcome, Scope, SettleOutcome, Why, books::Books, by_id::ById,
+    Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, LimitChange, MAX_SCOPES,
+    MAX_VELOCITY, MAX_VELOCITY_MS, Misuse, OpenHolds, Reserve, ReserveOutcome, Scope, SessionSpend,
+    SettleOutcome, Why,
+    books::{Books, SessionKey, Spender, Taken},
+    by_id::ById,
+    counter::Counter,
+    rate::TooFast,
 };
 use crate::{
     id::{AttemptId, OrgId},
     money::{MAX_EVENT, MAX_TOTAL_NANOS, Nanos},
-    policy::Enforcement,
+    policy::{Enforcement, Velocity},
 };
 
 /// How long settled and charged ids are remembered, on the ledger's clock (design §6).
@@ -36,9 +43,9 @@ pub struct State {
 
 #[derive(Clone, Debug)]
 struct Hold {
-    counters: Box<[CounterKey]>,
+    took: Took,
+    finalize: bool,
     amount: Nanos,
-    since_ms: i64,
     /// The hold may be swept from here on; until it is, it can still be extended and settled.
     lease_end_ms: i64,
     /// Number of the last extension applied.
@@ -48,8 +55,22 @@ struct Hold {
 
 #[derive(Clone, Debug)]
 struct Lapse {
-    counters: Box<[CounterKey]>,
+    took: Took,
     charged: Nanos,
+}
+
+/// What a hold takes from, and on whose behalf.
+#[derive(Clone, Debug)]
+struct Took {
+    from: Box<[Taken]>,
+    session: Option<Arc<str>>,
+    since_ms: i64,
+}
+
+impl Took {
+    fn by(&self, now_ms: i64) -> Spender<'_> {
+        Spender { session: self.session.as_ref(), since_ms: self.since_ms, now_ms }
+    }
 }
 
 /// Ids that were settled or charged within [`REMEMBER_DONE_MS`].
@@ -100,8 +121,9 @@ impl State {
 
     /// Holds the amount in every scope or in none. See [`super::Ledger::reserve`].
     ///
-    /// Refusals are looked for in this order: misuse, id known, stale policy, wrong window, budgets. A call that gets
-    /// as far as the budgets teaches the ledger its limits even when it is denied.
+    /// Refusals are looked for in this order: misuse, id known, stale policy, wrong window, sessions, rates, budgets. A
+    /// call that gets as far as the sessions teaches the ledger its limits even when it is denied; else a denial changes
+    /// nothing but the breaker that it trips.
     pub fn reserve(&mut self, now_ms: i64, reserve: &Reserve) -> ReserveOutcome {
         self.tick(now_ms);
         let misuse = check_scopes(&reserve.scopes)
@@ -125,13 +147,18 @@ impl State {
         let mut exceeded = Vec::new();
         let mut denied_by = None;
         for (index, scope) in reserve.scopes.iter().enumerate() {
-            let (balance, fits) = self.books.look_at(scope, reserve.amount);
+            let (balance, fits) = self.books.look_at(scope, reserve);
             balances.push(balance);
             match scope.enforcement {
                 Enforcement::StrictBlock if !fits && denied_by.is_none() => denied_by = Some(index),
                 Enforcement::SoftBlock if !fits => exceeded.push(index),
                 _ => {}
             }
+        }
+        if let Some((scope, why, retry_after_ms)) =
+            self.over_session(reserve).or_else(|| self.too_fast(reserve))
+        {
+            return ReserveOutcome::Denied { scope, why, balances, retry_after_ms };
         }
         if let Some(scope) = denied_by {
             let retry_after_ms = reserve.scopes[scope].window_end_ms.map(|end| end - self.now_ms);
@@ -141,17 +168,39 @@ impl State {
         ReserveOutcome::Reserved { balances, exceeded }
     }
 
+    /// The first scope whose session limit the call would pass.
+    fn over_session(&self, reserve: &Reserve) -> Option<(usize, Why, Option<i64>)> {
+        let over = |scope| self.books.session_over(scope, reserve, self.now_ms);
+        let first = |(index, scope)| over(scope).map(|spend| (index, Why::Session { spend }, None));
+        reserve.scopes.iter().enumerate().find_map(first)
+    }
+
+    /// The first scope whose breaker stops the call. Scopes after it are not asked.
+    fn too_fast(&mut self, reserve: &Reserve) -> Option<(usize, Why, Option<i64>)> {
+        for (index, scope) in reserve.scopes.iter().enumerate() {
+            if let Some(TooFast { rate, retry_after_ms }) =
+                self.books.too_fast(scope, reserve.amount, self.now_ms)
+            {
+                return Some((index, Why::Velocity { rate }, Some(retry_after_ms)));
+            }
+        }
+        None
+    }
+
     /// Holds what was found to fit, and brings the balances up to date.
     fn hold(&mut self, reserve: &Reserve, balances: &mut [Balance]) {
-        for (scope, balance) in reserve.scopes.iter().zip(balances) {
-            self.books.open(scope).hold(reserve.amount);
+        let now_ms = self.now_ms;
+        let by = Spender { session: reserve.session.as_ref(), since_ms: now_ms, now_ms };
+        let from = reserve.scopes.iter().zip(balances).map(|(scope, balance)| {
             balance.held = balance.held + reserve.amount;
-        }
+            self.books.hold(scope, by, reserve.amount)
+        });
+        let took = Took { from: from.collect(), session: reserve.session.clone(), since_ms: now_ms };
         let hold = Hold {
-            counters: reserve.scopes.iter().map(|scope| scope.counter).collect(),
+            took,
+            finalize: reserve.finalize,
             amount: reserve.amount,
-            since_ms: self.now_ms,
-            lease_end_ms: self.now_ms.saturating_add(reserve.lease_ms),
+            lease_end_ms: now_ms.saturating_add(reserve.lease_ms),
             extension: 0,
             stub: reserve.stub.clone(),
         };
@@ -193,14 +242,13 @@ impl State {
         hold.lease_end_ms = self.now_ms.saturating_add(lease_ms);
         // A renewal that takes nothing asks no budget: a lowered limit must not end calls under way.
         if add > Nanos::ZERO {
-            let full = hold.counters.iter().position(|counter| !self.books.allows_more(counter, add));
-            if let Some(scope) = full {
+            let by = hold.took.by(self.now_ms);
+            let full = |taken| !self.books.allows_more(taken, by, hold.finalize, add);
+            if let Some(scope) = hold.took.from.iter().position(full) {
                 return ExtendOutcome::Denied { scope };
             }
-            for counter in &hold.counters {
-                if let Some(counter) = self.books.counter_mut(counter) {
-                    counter.hold_more(add);
-                }
+            for taken in &hold.took.from {
+                self.books.hold_more(taken, by, add);
             }
             hold.amount = hold.amount + add;
         }
@@ -215,19 +263,15 @@ impl State {
             return SettleOutcome::Invalid(misuse);
         }
         if let Some(hold) = self.open.remove(&id) {
-            for counter in &hold.counters {
-                if let Some(counter) = self.books.counter_mut(counter) {
-                    counter.settle(hold.amount, actual);
-                }
+            for taken in &hold.took.from {
+                self.books.settle(taken, hold.took.by(self.now_ms), hold.amount, actual);
             }
             self.done.insert(id, self.now_ms);
             return SettleOutcome::Settled { over_by: (actual - hold.amount).max(Nanos::ZERO) };
         }
         if let Some(lapse) = self.lapsed.remove(&id) {
-            for counter in &lapse.counters {
-                if let Some(counter) = self.books.counter_mut(counter) {
-                    counter.correct(lapse.charged, actual);
-                }
+            for taken in &lapse.took.from {
+                self.books.correct(taken, lapse.took.by(self.now_ms), lapse.charged, actual);
             }
             self.done.insert(id, self.now_ms);
             return SettleOutcome::Lapsed { charged: lapse.charged };
@@ -248,8 +292,10 @@ impl State {
             SettleOutcome::AlreadyDone => return ChargeOutcome::AlreadyDone,
             SettleOutcome::Settled { .. } | SettleOutcome::Lapsed { .. } | SettleOutcome::Invalid(_) => {}
             SettleOutcome::Unknown => {
+                let now_ms = self.now_ms;
+                let by = Spender { session: charge.session.as_ref(), since_ms: now_ms, now_ms };
                 for scope in &charge.scopes {
-                    self.books.open(scope).spend(charge.actual);
+                    self.books.spend(scope, by, charge.actual);
                 }
                 self.done.insert(charge.id, self.now_ms);
             }
@@ -277,12 +323,10 @@ impl State {
         let now_ms = self.now_ms;
         let mut lapsed: Vec<LapsedHold> = Vec::new();
         for (id, hold) in self.open.extract_if(|_, hold| hold.lease_end_ms <= now_ms) {
-            for counter in &hold.counters {
-                if let Some(counter) = self.books.counter_mut(counter) {
-                    counter.lapse(hold.amount, hold.amount);
-                }
+            for taken in &hold.took.from {
+                self.books.lapse(taken, hold.took.by(now_ms), hold.amount);
             }
-            self.lapsed.insert(id, Lapse { counters: hold.counters, charged: hold.amount });
+            self.lapsed.insert(id, Lapse { took: hold.took, charged: hold.amount });
             lapsed.push(LapsedHold { hold: id, org: self.org, amount: hold.amount, stub: hold.stub });
         }
         lapsed.sort_by_key(|lapse| lapse.hold);
@@ -297,10 +341,17 @@ impl State {
         }
     }
 
+    /// Sets the settled side of sessions from the store. See [`super::Ledger::load_sessions`].
+    pub fn load_sessions(&mut self, sessions: &[SessionSpend]) {
+        for spend in sessions {
+            self.books.load_session(spend);
+        }
+    }
+
     /// Open holds, those with an expired lease included until they are swept.
     #[must_use]
     pub fn open_holds(&self, now_ms: i64) -> OpenHolds {
-        let oldest = self.open.values().map(|hold| hold.since_ms).min();
+        let oldest = self.open.values().map(|hold| hold.took.since_ms).min();
         OpenHolds {
             count: self.open.len() as u64,
             oldest_ms: oldest.map_or(0, |since| self.now_ms.max(now_ms).saturating_sub(since)),
@@ -317,19 +368,51 @@ impl State {
     /// # Errors
     /// The sentence that is not true.
     pub fn invariants(&self) -> Result<(), String> {
-        let mut held: HashMap<CounterKey, (i128, u32)> = HashMap::new();
-        for hold in self.open.values() {
-            for counter in &hold.counters {
-                let (sum, names) = held.entry(*counter).or_default();
-                *sum += i128::from(hold.amount.0);
-                *names += 1;
+        let mut windows = Named::default();
+        let mut sessions = Named::<SessionKey<'_>>::default();
+        let open = self.open.values().map(|hold| (&hold.took, hold.amount));
+        for (took, amount) in open.chain(self.lapsed.values().map(|lapse| (&lapse.took, Nanos::ZERO))) {
+            for taken in &took.from {
+                windows.add(taken.counter, amount);
+                if let Some(session) = took.session.as_deref().filter(|_| taken.of_session) {
+                    sessions.add((taken.counter.budget, taken.counter.generation, session), amount);
+                }
             }
         }
-        for counter in self.lapsed.values().flat_map(|lapse| &lapse.counters) {
-            held.entry(*counter).or_default().1 += 1;
+        windows.equal(self.books.counters())?;
+        sessions.equal(self.books.sessions())?;
+        let twice = self.open.keys().any(|id| self.lapsed.contains_key(id) || self.done.ids.contains(id))
+            || self.lapsed.keys().any(|id| self.done.ids.contains(id));
+        if twice {
+            return Err("an id is in two states at once".to_owned());
         }
-        for (key, counter) in self.books.counters() {
-            let (sum, names) = held.remove(&key).unwrap_or_default();
+        if self.done.ids.len() != self.done.order.len() {
+            return Err("ids done and their order differ".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// What holds say of the counters they name: the sum of the open ones, and how many there are.
+struct Named<K>(HashMap<K, (i128, u32)>);
+
+impl<K> Default for Named<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + std::hash::Hash + std::fmt::Debug> Named<K> {
+    fn add(&mut self, key: K, held: Nanos) {
+        let (sum, names) = self.0.entry(key).or_default();
+        *sum += i128::from(held.0);
+        *names += 1;
+    }
+
+    /// That the counters say the same.
+    fn equal<'a>(mut self, counters: impl Iterator<Item = (K, &'a Counter)>) -> Result<(), String> {
+        for (key, counter) in counters {
+            let (sum, names) = self.0.remove(&key).unwrap_or_default();
             if counter.held != sum {
                 return Err(format!("{key:?} has {} held, its open holds sum to {sum}", counter.held));
             }
@@ -340,18 +423,10 @@ impl State {
                 return Err(format!("{key:?} has settled {}", counter.settled.0));
             }
         }
-        if let Some(lost) = held.keys().next() {
-            return Err(format!("a hold names {lost:?}, which is gone"));
+        match self.0.keys().next() {
+            Some(lost) => Err(format!("a hold names {lost:?}, which is gone")),
+            None => Ok(()),
         }
-        let twice = self.open.keys().any(|id| self.lapsed.contains_key(id) || self.done.ids.contains(id))
-            || self.lapsed.keys().any(|id| self.done.ids.contains(id));
-        if twice {
-            return Err("an id is in two states at once".to_owned());
-        }
-        if self.done.ids.len() != self.done.order.len() {
-            return Err("ids done and their order differ".to_owned());
-        }
-        Ok(())
     }
 }
 
@@ -368,8 +443,16 @@ fn check_scopes(scopes: &[Scope]) -> Result<(), Misuse> {
         if scopes[..index].iter().any(|before| before.counter.budget == scope.counter.budget) {
             return Err(Misuse::BudgetTwice);
         }
+        scope.velocity.as_ref().map_or(Ok(()), check_velocity)?;
     }
     Ok(())
+}
+
+fn check_velocity(velocity: &Velocity) -> Result<(), Misuse> {
+    let sensible = (Nanos::ZERO..=MAX_VELOCITY).contains(&velocity.limit)
+        && (1..=MAX_VELOCITY_MS).contains(&velocity.window_ms)
+        && (0..=MAX_VELOCITY_MS).contains(&velocity.cooldown_ms);
+    if sensible { Ok(()) } else { Err(Misuse::VelocityOutOfRange) }
 }
 
 fn check_amount(amount: Nanos) -> Result<(), Misuse> {

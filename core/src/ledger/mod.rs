@@ -2,10 +2,21 @@
 //!
 //! Every operation is idempotent by an id the caller makes, and all-or-nothing over its scopes. "No" is a value;
 //! an error means only that the ledger could not be reached.
+//!
+//! A reserve asks, in this order: session limits of its scopes, spend rates of its scopes, limits of its scopes; then it
+//! holds. A session counter belongs to (budget, generation, session); it takes and gives what the window counter does,
+//! for calls that name a session and scopes that limit sessions, and starts again at nothing after a day without use. A
+//! rate belongs to (budget, generation); it counts what reserves hold, then what was settled instead (`rate.rs` has the
+//! formula). Both deny whatever the budget's enforcement. Part of a strict limit may be kept back for finalizing calls.
 
 mod books;
 mod by_id;
+mod counter;
 pub mod law;
+mod rate;
+mod session;
+
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,12 +24,18 @@ use bytes::Bytes;
 use crate::{
     id::{AttemptId, BudgetId, OrgId},
     money::Nanos,
-    policy::{BudgetRule, Enforcement},
+    policy::{BudgetRule, Enforcement, Velocity},
     window::{Window, window_at},
 };
 
 /// Most scopes one operation may name.
 pub const MAX_SCOPES: usize = 32;
+/// A session that was not used for so long, and that no hold names, starts again at nothing.
+pub const SESSION_IDLE_MS: i64 = 86_400_000;
+/// The highest limit of a spend rate: 1 000 000 dollars in one window.
+pub const MAX_VELOCITY: Nanos = Nanos(1_000_000_000_000_000);
+/// The longest window, and the longest cool-down, of a spend rate.
+pub const MAX_VELOCITY_MS: i64 = 3_600_000;
 
 /// A counter: one window of one generation of one budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -44,6 +61,12 @@ pub struct Scope {
     pub revision: u64,
     /// Whether the limit denies.
     pub enforcement: Enforcement,
+    /// Limit of one session. `Some` makes the call count towards its session's counter.
+    pub session_limit: Option<Nanos>,
+    /// Limit of the spend rate. `Some` makes the call count towards the rate.
+    pub velocity: Option<Velocity>,
+    /// Part of a strict limit that only finalizing calls may use.
+    pub finalization_reserve: Nanos,
 }
 
 impl Scope {
@@ -58,6 +81,9 @@ impl Scope {
             limit: rule.limit,
             revision: rule.revision,
             enforcement: rule.enforcement,
+            session_limit: rule.session_limit,
+            velocity: rule.velocity,
+            finalization_reserve: rule.finalization_reserve,
         }
     }
 }
@@ -83,6 +109,10 @@ pub enum Misuse {
     /// A lease is at least a millisecond.
     #[error("has a lease that is not positive")]
     LeaseNotPositive,
+    /// A spend rate has a limit from 0 to [`MAX_VELOCITY`], a window from 1 ms and a cool-down from 0, both to
+    /// [`MAX_VELOCITY_MS`].
+    #[error("has a velocity limit, window or cool-down that is out of range")]
+    VelocityOutOfRange,
 }
 
 /// Takes `amount` out of every scope, or out of none.
@@ -94,6 +124,10 @@ pub struct Reserve {
     pub org: OrgId,
     /// At most [`MAX_SCOPES`].
     pub scopes: Vec<Scope>,
+    /// The caller's session.
+    pub session: Option<Arc<str>>,
+    /// Whether the call may use what budgets keep back for final answers.
+    pub finalize: bool,
     /// Upper bound of the cost.
     pub amount: Nanos,
     /// How long the hold lives without renewal, on the ledger's clock.
@@ -122,11 +156,21 @@ impl Balance {
     }
 }
 
-/// Why a reserve was denied. (Session and velocity reasons join when those laws do.)
+/// Why a reserve was denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// The budget's limit.
+    /// The budget's limit, less what is kept back for finalizing calls.
     Budget,
+    /// The session's limit.
+    Session {
+        /// What the session has settled and holds.
+        spend: Nanos,
+    },
+    /// The limit of the spend rate would be passed, or was and the cool-down is not over.
+    Velocity {
+        /// The rate without the call.
+        rate: Nanos,
+    },
 }
 
 /// Answer to [`Ledger::reserve`].
@@ -140,7 +184,7 @@ pub enum ReserveOutcome {
         /// Indexes of soft scopes that are over.
         exceeded: Vec<usize>,
     },
-    /// Held nowhere. The first strict scope that does not fit, and every scope's untouched balance.
+    /// Held nowhere. The first scope that says no, and every scope's untouched balance.
     Denied {
         /// Index of the scope.
         scope: usize,
@@ -148,7 +192,8 @@ pub enum ReserveOutcome {
         why: Why,
         /// One for each scope.
         balances: Vec<Balance>,
-        /// When trying again makes sense: the time to the window's end.
+        /// When trying again makes sense: the time to the window's end, or to the end of the cool-down. `None` for a
+        /// session.
         retry_after_ms: Option<i64>,
     },
     /// This hold exists already, lapsed, was settled or charged; nothing changed.
@@ -221,6 +266,8 @@ pub struct Charge {
     pub org: OrgId,
     /// At most [`MAX_SCOPES`].
     pub scopes: Vec<Scope>,
+    /// The session that spent it.
+    pub session: Option<Arc<str>>,
     /// What was spent.
     pub actual: Nanos,
 }
@@ -248,6 +295,21 @@ pub struct LimitChange {
     pub revision: u64,
     /// `None`: the budget is deleted and binds no more.
     pub limit: Option<Nanos>,
+}
+
+/// What one session has spent of one budget, as the store knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionSpend {
+    /// The budget.
+    pub budget: BudgetId,
+    /// Its generation.
+    pub generation: u32,
+    /// The session.
+    pub session: Arc<str>,
+    /// Spent.
+    pub settled: Nanos,
+    /// When it last spent.
+    pub last_used_ms: i64,
 }
 
 /// A hold whose lease ran out, charged in full until its owner reports the truth.
@@ -319,6 +381,9 @@ pub trait Ledger: Send + Sync {
 
     /// Sets the settled side of counters from the store, at start, before the first decision.
     async fn load(&self, org: OrgId, settled: &[(CounterKey, Nanos)]) -> Result<(), LedgerUnavailable>;
+
+    /// Sets the settled side of sessions, likewise.
+    async fn load_sessions(&self, org: OrgId, sessions: &[SessionSpend]) -> Result<(), LedgerUnavailable>;
 
     /// Open holds now.
     async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable>;

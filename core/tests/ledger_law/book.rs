@@ -7,7 +7,7 @@ use nullspend_core::{
         SettleOutcome, law::State,
     },
     money::Nanos,
-    policy::Enforcement,
+    policy::{Enforcement, Velocity},
 };
 use uuid::Uuid;
 
@@ -36,6 +36,9 @@ pub fn strict(n: u128, limit: i64) -> Scope {
         limit: Nanos(limit),
         revision: 1,
         enforcement: Enforcement::StrictBlock,
+        session_limit: None,
+        velocity: None,
+        finalization_reserve: Nanos::ZERO,
     }
 }
 
@@ -50,6 +53,29 @@ pub fn warn(n: u128, limit: i64) -> Scope {
 pub fn at_revision(revision: u64, mut scope: Scope) -> Scope {
     scope.revision = revision;
     scope
+}
+
+/// A budget that limits each session too.
+pub fn per_session(session_limit: i64, mut scope: Scope) -> Scope {
+    scope.session_limit = Some(Nanos(session_limit));
+    scope
+}
+
+/// A budget that limits its spend rate too.
+pub fn no_faster(limit: i64, window_ms: i64, cooldown_ms: i64, mut scope: Scope) -> Scope {
+    scope.velocity = Some(Velocity { limit: Nanos(limit), window_ms, cooldown_ms });
+    scope
+}
+
+/// Who reserves or charges, where that matters.
+#[derive(Clone, Copy, Default)]
+pub struct Caller {
+    pub session: Option<&'static str>,
+    pub finalize: bool,
+}
+
+pub fn session(id: &'static str) -> Caller {
+    Caller { session: Some(id), ..Caller::default() }
 }
 
 pub struct Book {
@@ -82,10 +108,16 @@ impl Book {
     }
 
     pub fn reserve(&mut self, n: u128, amount: i64, scopes: &[Scope]) -> ReserveOutcome {
+        self.reserve_as(Caller::default(), n, amount, scopes)
+    }
+
+    pub fn reserve_as(&mut self, caller: Caller, n: u128, amount: i64, scopes: &[Scope]) -> ReserveOutcome {
         let reserve = Reserve {
             hold: id(n),
             org: org(),
             scopes: scopes.to_vec(),
+            session: caller.session.map(Into::into),
+            finalize: caller.finalize,
             amount: Nanos(amount),
             lease_ms: LEASE_MS,
             stub: n.to_be_bytes().to_vec().into(),
@@ -119,7 +151,17 @@ impl Book {
     }
 
     pub fn charge(&mut self, n: u128, actual: i64, scopes: &[Scope]) -> ChargeOutcome {
-        let charge = Charge { id: id(n), org: org(), scopes: scopes.to_vec(), actual: Nanos(actual) };
+        self.charge_as(Caller::default(), n, actual, scopes)
+    }
+
+    pub fn charge_as(&mut self, caller: Caller, n: u128, actual: i64, scopes: &[Scope]) -> ChargeOutcome {
+        let charge = Charge {
+            id: id(n),
+            org: org(),
+            scopes: scopes.to_vec(),
+            session: caller.session.map(Into::into),
+            actual: Nanos(actual),
+        };
         let outcome = self.state.charge(self.now_ms, &charge);
         self.checked(outcome)
     }

@@ -4,3 +4,5 @@ mod book;
 mod clauses;
 mod leases;
 mod limits;
+mod rates;
+mod sessions;

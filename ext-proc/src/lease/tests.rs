@@ -58,6 +58,9 @@ impl World {
             limit: Nanos(1_000),
             revision: 1,
             enforcement: Enforcement::StrictBlock,
+            session_limit: None,
+            velocity: None,
+            finalization_reserve: Nanos::ZERO,
         };
         let stub = AttemptStub {
             attempt_id: hold.bare(),
@@ -69,6 +72,8 @@ impl World {
             hold,
             org: self.org,
             scopes: vec![scope],
+            session: None,
+            finalize: false,
             amount: AMOUNT,
             lease_ms: self.leases.lease_ms(),
             stub: stub.encode_to_vec().into(),

@@ -215,5 +215,8 @@ fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
         time_zone: row.time_zone.parse().map_err(|_| "time_zone is unknown")?,
         generation: row.generation,
         revision: row.revision,
+        session_limit: None,
+        velocity: None,
+        finalization_reserve: Nanos::ZERO,
     })
 }

@@ -238,7 +238,7 @@ pub async fn organisations_do_not_meet(world: &World) {
     let same_ids = Reserve { org: org(2), ..reserve_of(1, 100, &scope) };
     let outcome = answered(world.ledger.reserve(&same_ids).await);
     assert!(matches!(outcome, ReserveOutcome::Reserved { .. }), "{outcome:?}");
-    let charge = Charge { id: id(1), org: org(3), scopes: scope.to_vec(), actual: Nanos(4) };
+    let charge = Charge { id: id(1), org: org(3), scopes: scope.to_vec(), session: None, actual: Nanos(4) };
     let charged = ChargeOutcome::Charged { balances: vec![balance(100, 4, 0)] };
     assert_eq!(answered(world.ledger.charge(&charge).await), charged);
     let change = LimitChange { budget: budget(1), revision: 9, limit: Some(Nanos(1)) };

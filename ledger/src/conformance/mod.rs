@@ -4,12 +4,15 @@
 //! stamps one test for each name of the list. A case added here is thereby a case of every ledger.
 
 #[doc(hidden)]
+pub mod beside;
+#[doc(hidden)]
 pub mod budgets;
 #[doc(hidden)]
 pub mod crowd;
 #[doc(hidden)]
 pub mod holds;
 pub mod model;
+mod rule;
 mod world;
 
 pub use world::{World, seeded::Random};
@@ -54,6 +57,15 @@ macro_rules! conformance {
             budgets: totals_saturate,
             budgets: nonsense_is_answered_and_changes_nothing,
             budgets: organisations_do_not_meet,
+            beside: a_session_is_limited_whatever_the_enforcement,
+            beside: a_session_spends_what_its_window_does,
+            beside: a_session_idle_for_a_day_starts_again,
+            beside: sessions_belong_to_a_generation_and_are_loaded,
+            beside: a_rate_is_limited_from_the_first_call_on,
+            beside: a_rate_counts_what_holds_turn_out_to_cost,
+            beside: large_rates_are_exact,
+            beside: sessions_come_before_rates_and_rates_before_limits,
+            beside: what_is_kept_back_is_left_to_finalizing_calls,
             crowd: a_crowd_does_not_pass_the_limit,
             crowd: a_crowd_that_settles_as_it_goes_does_not_pass_the_limit,
             crowd: the_same_call_from_many_sides_is_done_once,

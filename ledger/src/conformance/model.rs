@@ -20,7 +20,10 @@ use nullspend_core::{
     policy::Enforcement,
 };
 
-use super::world::{World, budget, id, org, seeded::Random};
+use super::{
+    rule::{Beside, Rule, any_enforcement},
+    world::{World, budget, id, org, seeded::Random},
+};
 use crate::faulty::Faulty;
 
 /// Steps of one seed: long enough for windows to pass, short enough to read.
@@ -93,17 +96,6 @@ impl Answer {
     }
 }
 
-/// What the callers believe of a budget.
-#[derive(Clone, Debug)]
-struct Rule {
-    window_ms: Option<i64>,
-    generation: u32,
-    limit: i64,
-    revision: u64,
-    enforcement: Enforcement,
-    deleted: bool,
-}
-
 struct Model {
     seed: u64,
     random: Random,
@@ -129,6 +121,7 @@ impl Model {
                     limit: random.between(0, 2_000),
                     revision: 10,
                     enforcement: any_enforcement(&mut random),
+                    beside: Beside::any(&mut random),
                     deleted: false,
                 };
                 rules.insert((org(o), n), rule);
@@ -292,6 +285,9 @@ impl Model {
             limit: Nanos(rule.limit),
             revision: rule.revision,
             enforcement: rule.enforcement,
+            session_limit: rule.beside.session_limit,
+            velocity: rule.beside.velocity,
+            finalization_reserve: rule.beside.finalization_reserve,
         }
     }
 
@@ -373,12 +369,22 @@ impl Model {
                     (self.some_org(), self.new_id())
                 };
                 let scopes = self.scopes(org, now_ms, true);
-                Command::Charge(Charge { id, org, scopes, actual: Nanos(self.random.between(0, 80)) })
+                Command::Charge(Charge {
+                    id,
+                    org,
+                    scopes,
+                    session: self.some_session(),
+                    actual: Nanos(self.random.between(0, 80)),
+                })
             }
             71..78 => self.change_rule(),
             78..84 => Command::Sweep,
             _ => self.move_clock(now_ms),
         }
+    }
+
+    fn some_session(&mut self) -> Option<Arc<str>> {
+        self.random.pick(&[None, Some("a"), Some("b")]).map(Arc::from)
     }
 
     fn reserve(&mut self, now_ms: i64) -> Command {
@@ -387,7 +393,16 @@ impl Model {
         let scopes = self.scopes(org, now_ms, false);
         let amount = self.amount(org, &scopes);
         let lease_ms = self.random.between(1, 2_000);
-        Command::Reserve(Reserve { hold, org, scopes, amount, lease_ms, stub: vec![1, 2, 3].into() })
+        Command::Reserve(Reserve {
+            hold,
+            org,
+            scopes,
+            session: self.some_session(),
+            finalize: self.random.chance(5),
+            amount,
+            lease_ms,
+            stub: vec![1, 2, 3].into(),
+        })
     }
 
     /// A new revision, which the ledger hears of now or by the next reserve; or an old one that comes late.
@@ -408,6 +423,9 @@ impl Model {
         if rule.deleted || self.random.chance(8) {
             rule.generation += 1;
         }
+        if self.random.chance(4) {
+            rule.beside = Beside::any(&mut self.random);
+        }
         rule.deleted = self.random.chance(8);
         let limit = (!rule.deleted).then_some(Nanos(rule.limit));
         if !rule.deleted && self.random.chance(2) {
@@ -424,20 +442,11 @@ impl Model {
             70..80 => to_next_window + self.random.between(-1, 0),
             80..90 => -self.random.between(0, 2_000).min(now_ms),
             90..98 => self.random.between(0, 10_000),
-            _ => 2 * 3_600_000,
+            98 => 2 * 3_600_000,
+            _ => 25 * 3_600_000,
         };
         Command::MoveClock { by_ms }
     }
-}
-
-fn any_enforcement(random: &mut Random) -> Enforcement {
-    *random.pick(&[
-        Enforcement::StrictBlock,
-        Enforcement::StrictBlock,
-        Enforcement::StrictBlock,
-        Enforcement::SoftBlock,
-        Enforcement::Warn,
-    ])
 }
 
 fn pair(used: (OrgId, AttemptId, i64)) -> (OrgId, AttemptId) {

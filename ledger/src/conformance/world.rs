@@ -7,10 +7,10 @@ use nullspend_core::{
     id::{AttemptId, BudgetId, OrgId},
     ledger::{
         Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, Ledger, LedgerUnavailable, LimitChange,
-        Reserve, ReserveOutcome, Scope, SettleOutcome,
+        Reserve, ReserveOutcome, Scope, SettleOutcome, Why,
     },
     money::Nanos,
-    policy::Enforcement,
+    policy::{Enforcement, Velocity},
 };
 use uuid::Uuid;
 
@@ -54,6 +54,9 @@ pub(super) fn strict(n: u128, limit: i64) -> Scope {
         limit: Nanos(limit),
         revision: 1,
         enforcement: Enforcement::StrictBlock,
+        session_limit: None,
+        velocity: None,
+        finalization_reserve: Nanos::ZERO,
     }
 }
 
@@ -76,10 +79,24 @@ pub(super) fn reserve_of(n: u128, amount: i64, scopes: &[Scope]) -> Reserve {
         hold: id(n),
         org: org(1),
         scopes: scopes.to_vec(),
+        session: None,
+        finalize: false,
         amount: Nanos(amount),
         lease_ms: LEASE_MS,
         stub: n.to_be_bytes().to_vec().into(),
     }
+}
+
+/// A budget that limits each session too.
+pub(super) fn per_session(session_limit: i64, mut scope: Scope) -> Scope {
+    scope.session_limit = Some(Nanos(session_limit));
+    scope
+}
+
+/// A budget that limits its spend rate too, over a second, with a cool-down of 300 ms.
+pub(super) fn no_faster(limit: i64, mut scope: Scope) -> Scope {
+    scope.velocity = Some(Velocity { limit: Nanos(limit), window_ms: 1_000, cooldown_ms: 300 });
+    scope
 }
 
 /// What a test cannot go on without.
@@ -93,6 +110,31 @@ pub(super) fn answered<T>(answer: Result<T, LedgerUnavailable>) -> T {
 impl World {
     pub(super) async fn reserve(&self, n: u128, amount: i64, scopes: &[Scope]) -> ReserveOutcome {
         answered(self.ledger.reserve(&reserve_of(n, amount, scopes)).await)
+    }
+
+    /// Reserves for a session: granted, or why not and when to try again.
+    pub(super) async fn ask(
+        &self,
+        session: &str,
+        n: u128,
+        amount: i64,
+        scopes: &[Scope],
+    ) -> Result<(), (usize, Why, Option<i64>)> {
+        let session = (!session.is_empty()).then(|| session.into());
+        let reserve = Reserve { session, ..reserve_of(n, amount, scopes) };
+        match answered(self.ledger.reserve(&reserve).await) {
+            ReserveOutcome::Reserved { .. } => Ok(()),
+            ReserveOutcome::Denied { scope, why, retry_after_ms, .. } => Err((scope, why, retry_after_ms)),
+            other => panic!("neither granted nor denied: {other:?}"),
+        }
+    }
+
+    /// Charges for a session.
+    pub(super) async fn charge_in(&self, session: &str, n: u128, actual: i64, scopes: &[Scope]) {
+        let (scopes, actual) = (scopes.to_vec(), Nanos(actual));
+        let charge = Charge { id: id(n), org: org(1), scopes, session: Some(session.into()), actual };
+        let outcome = answered(self.ledger.charge(&charge).await);
+        assert!(matches!(outcome, ChargeOutcome::Charged { .. }), "{outcome:?}");
     }
 
     /// Reserves, which must be granted.
@@ -119,7 +161,8 @@ impl World {
     }
 
     pub(super) async fn charge(&self, n: u128, actual: i64, scopes: &[Scope]) -> ChargeOutcome {
-        let charge = Charge { id: id(n), org: org(1), scopes: scopes.to_vec(), actual: Nanos(actual) };
+        let charge =
+            Charge { id: id(n), org: org(1), scopes: scopes.to_vec(), session: None, actual: Nanos(actual) };
         answered(self.ledger.charge(&charge).await)
     }
 
