@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use nullspend_core::{
     attempt::{AttemptStub, Closing},
-    exchange::{Answered, End, Forward, Forwarded, Moment, Opening, Origin, ResponseHead, head::Headers},
+    exchange::{
+        Answered, End, Forward, Forwarded, Moment, Opening, Origin, ResponseHead, cost_comment, head::Headers,
+    },
 };
 use tracing::{error, warn};
 
@@ -69,13 +71,19 @@ impl Flight {
         }
     }
 
-    /// Closes and settles. Returns when the ledger has settled, or after [`SETTLE_WAIT`].
-    pub async fn close(mut self, end: End) {
-        let Some(pending) = self.end(end) else { return };
+    /// Closes and settles. Returns when the ledger has settled, or after [`SETTLE_WAIT`], with what the client gets
+    /// after the answer's last byte.
+    pub async fn close(mut self, end: End) -> Vec<u8> {
+        let tells_cost = self.forwarded.as_ref().is_some_and(|forwarded| forwarded.tells_cost());
+        let Some(pending) = self.end(end) else { return Vec::new() };
         let plane = Arc::clone(&self.plane);
-        let settling = tokio::spawn(pending.settle(plane));
+        let told = tells_cost.then(|| (pending.stub.clone(), pending.closing.clone()));
+        let settling = tokio::spawn(pending.settle(Arc::clone(&plane)));
         // Elapsed is fine: the task goes on, and until it is done the hold keeps the money.
-        let _ = tokio::time::timeout(SETTLE_WAIT, settling).await;
+        let settled = tokio::time::timeout(SETTLE_WAIT, settling).await.is_ok();
+        let Some((stub, closing)) = told else { return Vec::new() };
+        let balances = if settled { plane.balances(&stub).await } else { Vec::new() };
+        cost_comment(&closing, &balances)
     }
 
     fn end(&mut self, end: End) -> Option<Pending> {

@@ -12,10 +12,11 @@ use std::{
 
 use envoy_types::pb::envoy::service::ext_proc::v3::external_processor_server::ExternalProcessorServer;
 use nullspend_core::{
+    attempt::AttemptStub,
     clock::Clock,
     exchange::{Answered, Moment, Opening, Reserving, Settings},
     id::Ids,
-    ledger::{Ledger, LedgerUnavailable, ReserveOutcome},
+    ledger::{Balance, Ledger, LedgerUnavailable, ReserveOutcome},
     money::Nanos,
     policy::Policy,
     price::Catalogue,
@@ -314,6 +315,16 @@ impl DataPlane {
         let reserve = reserving.reserve(self.settings.lease_ms, convert::stub_bytes);
         let waited = tokio::time::timeout(LEDGER_WAIT, self.ledger.reserve(&reserve)).await;
         waited.unwrap_or_else(|_| Err(LedgerUnavailable(format!("no answer within {LEDGER_WAIT:?}"))))
+    }
+
+    /// What an attempt's budgets have left now; empty when it touches none, or the ledger does not say in time.
+    pub(crate) async fn balances(&self, stub: &AttemptStub) -> Vec<Balance> {
+        let counters: Vec<_> = stub.charges.iter().map(|charge| charge.counter).collect();
+        if counters.is_empty() {
+            return Vec::new();
+        }
+        let asked = self.ledger.balances(stub.org, &counters);
+        tokio::time::timeout(LEDGER_WAIT, asked).await.ok().and_then(Result::ok).unwrap_or_default()
     }
 
     /// Gives a hold back whose request was not forwarded.

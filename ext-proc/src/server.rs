@@ -136,8 +136,10 @@ impl Session {
     async fn admit(&self, awaiting: AwaitingBody, body: Vec<u8>) -> Result<(Admission, Vec<u8>), Gone> {
         let plane = Arc::clone(&self.plane);
         let large = body.len() > PARSE_INLINE_MAX_BYTES;
+        // Read here, so that the wait for a thread counts as ours.
+        let now = plane.now();
         let admit = move || {
-            let admission = awaiting.body(&plane.settings, &plane.catalogue, &body, plane.now());
+            let admission = awaiting.body(&plane.settings, &plane.catalogue, &body, now);
             (admission, body)
         };
         if large { tokio::task::spawn_blocking(admit).await.map_err(|_| Gone) } else { Ok(admit()) }
@@ -192,10 +194,10 @@ impl Session {
                     self.send(wire::response_headers(head)).await?;
                 }
                 Some(Phase::ResponseBody(HttpBody { body, end_of_stream, .. })) => {
-                    let chunk = flight.response_body(body, end_of_stream, now);
+                    let mut chunk = flight.response_body(body, end_of_stream, now);
                     if end_of_stream {
                         // Settled before the last byte leaves: a caller's next request sees the true balance.
-                        flight.close(End::Complete).await;
+                        chunk.extend(flight.close(End::Complete).await);
                         return self.send(wire::response_chunk(chunk, true)).await;
                     }
                     if !chunk.is_empty() {
@@ -203,8 +205,8 @@ impl Session {
                     }
                 }
                 Some(Phase::ResponseTrailers(_)) => {
-                    let rest = flight.response_body(Vec::new(), true, now);
-                    flight.close(End::Complete).await;
+                    let mut rest = flight.response_body(Vec::new(), true, now);
+                    rest.extend(flight.close(End::Complete).await);
                     if !rest.is_empty() {
                         self.send(wire::response_chunk(rest, false)).await?;
                     }

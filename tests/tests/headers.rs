@@ -47,6 +47,7 @@ async fn an_answer_tells_the_caller_what_was_understood() {
     assert_eq!((wrong.status.as_u16(), wrong.header("x-nullspend-warning")), (200, "invalid_customer"));
     let failing = request(CHAT, "[[fake status=500]]", false);
     let failed = stack.call_with(&agent.key, CHAT, &asked[..2], failing).await.expect_status(500);
+    assert_eq!(failed.header("x-nullspend-budget-limit"), "5000000", "on errors too");
     assert_eq!(
         (failed.header("x-nullspend-session"), failed.header("x-nullspend-trace-id")),
         ("ses_1", TRACE)

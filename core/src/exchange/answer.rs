@@ -194,7 +194,8 @@ impl Refusal {
             // Both provider SDKs would repeat some of these; nothing changes until the caller does.
             _ => headers.push(("x-should-retry", "false".to_owned())),
         }
-        let error = ErrorBody { status, code, message, details: details.clone(), param, recovery: None };
+        let recovery = matches!(self, Self::Mandate { .. }).then(|| recovery(None));
+        let error = ErrorBody { status, code, message, details: details.clone(), param, recovery };
         Answer { status, headers, body: error.render(api), code, details }
     }
 }
@@ -253,8 +254,6 @@ impl BudgetDenial<'_> {
             self.estimated,
         );
         let retry_after_seconds = self.retry_after_ms.map(|ms| (ms.max(0) + 999) / 1000);
-        let recovery = json!({ "retryable": false, "owner_action_required": true,
-            "retry_after_seconds": retry_after_seconds, "docs": null });
         let details = Value::Object(details);
         let error = ErrorBody {
             status: 429,
@@ -262,15 +261,22 @@ impl BudgetDenial<'_> {
             message,
             details: details.clone(),
             param: None,
-            recovery: Some(recovery),
+            recovery: Some(recovery(retry_after_seconds)),
         };
-        let headers = vec![
+        let mut headers = vec![
             ("x-nullspend-denied", "1".to_owned()),
             // Without it a provider SDK sends a denied call three times (contract §0.3-17).
             ("x-should-retry", "false".to_owned()),
         ];
+        headers.extend(retry_after_seconds.map(|seconds| ("retry-after", seconds.to_string())));
         Answer { status: 429, headers, body: error.render(Some(api)), code, details }
     }
+}
+
+/// What helps after a denial: not the same call again, but somebody who changes a limit, or its window's end.
+fn recovery(retry_after_seconds: Option<i64>) -> Value {
+    json!({ "retryable": false, "owner_action_required": true, "retry_after_seconds": retry_after_seconds,
+        "docs": null })
 }
 
 struct ErrorBody {
@@ -388,6 +394,7 @@ mod tests {
         assert_eq!(error["details"]["estimated_cost_microdollars"], 43_210);
         assert_eq!(error["details"]["remaining_microdollars"], 10_000);
         assert_eq!(error["recovery"]["retry_after_seconds"], 1);
+        assert!(answer.headers.contains(&("retry-after", "1".into())));
     }
 
     #[test]
@@ -418,6 +425,8 @@ mod tests {
             Refusal::Mandate { mandate: "allowed_models", requested, allowed: vec!["gpt-4o".into()] };
         let answer = refusal.answer(Some(Api::OpenAiChat));
         assert_eq!((answer.status, answer.code), (403, "mandate_violation"));
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(body["error"]["recovery"]["owner_action_required"], true);
         assert_eq!(answer.details["requested"].as_str().map(str::len), Some(200));
     }
 }

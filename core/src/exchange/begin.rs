@@ -130,6 +130,7 @@ fn accept(
     }
     check_body_headers(settings, headers)?;
     let session_id = head::session_id(headers).map_err(bad_request)?;
+    let stream_cost = head::stream_cost(headers).map_err(bad_request)?;
     let attribution = head::attribution(headers, key).map_err(bad_request)?;
     let upstream = settings
         .upstreams
@@ -141,6 +142,7 @@ fn accept(
         key: Arc::clone(key),
         trace_id: trace_id.to_owned(),
         session_id,
+        stream_cost,
         action: head::action_id(headers),
         attribution,
         version: head::version(headers, key).to_owned(),

@@ -50,14 +50,14 @@ impl Admitted {
     }
 }
 
-/// The least that is left in a budget that binds, if every budget that lacks room for `hold` allows clamping.
+/// The least that is left in a budget that binds, if every budget that lacks room for `hold` allows clamping. What is
+/// kept back for final answers is not touched.
 fn room(rules: &[Arc<BudgetRule>], balances: &[Balance], hold: Nanos) -> Option<Nanos> {
     let binding = rules.iter().zip(balances).filter(|(rule, _)| rule.enforcement == Enforcement::StrictBlock);
-    let mut lacking = binding.filter(|(_, balance)| balance.remaining() < hold).peekable();
+    let left = binding.map(|(rule, balance)| (rule, balance.remaining() - rule.finalization_reserve));
+    let mut lacking = left.filter(|(_, left)| *left < hold).peekable();
     lacking.peek()?;
-    lacking.try_fold(Nanos(i64::MAX), |least, (rule, balance)| {
-        rule.output.clamp.then(|| least.min(balance.remaining()))
-    })
+    lacking.try_fold(Nanos(i64::MAX), |least, (rule, left)| rule.output.clamp.then(|| least.min(left)))
 }
 
 /// The highest output limit whose bound fits into `room`, with that bound. Bounds rise with the limit, so halving finds it.

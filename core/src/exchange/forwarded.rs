@@ -7,6 +7,7 @@ use super::{
     Call, Moment, Opening,
     admit::{Admitted, budget_headers},
     answer::Refusal,
+    cost_comment::Tail,
     head::Headers,
 };
 use crate::{
@@ -100,6 +101,8 @@ pub struct Forwarded {
     pub(super) meter: Option<Meter>,
     pub(super) first_byte_at: Option<Moment>,
     strip: Option<StripUsageFrame>,
+    /// Of a stream whose cost is told at its end.
+    tail: Option<Tail>,
     injected_usage: bool,
     /// The prompt, to be counted if the stream breaks before it tells its usage.
     pub(super) prompt: Option<Vec<u8>>,
@@ -136,6 +139,7 @@ impl Opening {
             meter: None,
             first_byte_at: None,
             strip: None,
+            tail: None,
             injected_usage: changes.include_usage,
             stand_in: None,
             prompt: keep.then_some(body),
@@ -186,8 +190,9 @@ impl Forwarded {
             let meter = Meter::new(self.call().api, self.call().upstream.vendor, kind);
             self.meter = Some(meter.with_encoding(&encoding).with_long_cache(long_cache));
             // Out of an encoded stream no frame can be taken without encoding it anew: it passes, usage and all.
-            let strips = self.injected_usage && streamed && !is_encoded(&encoding);
-            self.strip = strips.then(StripUsageFrame::default);
+            let plain = streamed && !is_encoded(&encoding);
+            self.strip = (self.injected_usage && plain).then(StripUsageFrame::default);
+            self.tail = (self.call().stream_cost && plain).then(Tail::default);
         }
         let request_id = ["x-request-id", "request-id"].into_iter().find_map(|name| headers.get(name));
         let received = Received {
@@ -233,7 +238,7 @@ impl Forwarded {
         if let Some(session) = &call.session_id {
             set.push(("x-nullspend-session", session.clone()));
         }
-        if ok && let Some((rule, balance)) = &self.tightest {
+        if let Some((rule, balance)) = &self.tightest {
             set.extend(budget_headers(rule, *balance));
         }
         if ok && streamed {
@@ -261,8 +266,22 @@ impl Forwarded {
         entries.join(", ")
     }
 
+    /// The caller wants to be told the cost, and what it was sent ends where a comment may stand.
+    #[must_use]
+    pub fn tells_cost(&self) -> bool {
+        self.tail.is_some_and(|tail| tail.is_between_events())
+    }
+
     /// A piece of the answer's body came; gives what the client gets.
     pub fn response_body(&mut self, chunk: Vec<u8>, end_of_stream: bool, now: Moment) -> Vec<u8> {
+        let out = self.watch(chunk, end_of_stream, now);
+        if let Some(tail) = &mut self.tail {
+            tail.push(&out);
+        }
+        out
+    }
+
+    fn watch(&mut self, chunk: Vec<u8>, end_of_stream: bool, now: Moment) -> Vec<u8> {
         if !chunk.is_empty() && self.first_byte_at.is_none() {
             self.first_byte_at = Some(now);
         }

@@ -140,6 +140,18 @@ pub fn session_id(headers: &Headers) -> Result<Option<String>, String> {
     Ok((!trimmed.is_empty()).then(|| trimmed.to_owned()))
 }
 
+/// Whether a stream ends with its cost in a comment (`X-NullSpend-Stream-Cost: 1`).
+///
+/// # Errors
+/// The header holds anything but `1` or `0`.
+pub fn stream_cost(headers: &Headers) -> Result<bool, String> {
+    match headers.raw("x-nullspend-stream-cost").map(<[u8]>::trim_ascii) {
+        None | Some(b"" | b"0") => Ok(false),
+        Some(b"1") => Ok(true),
+        Some(_) => Err("X-NullSpend-Stream-Cost must be 1 or 0".to_owned()),
+    }
+}
+
 /// The contract version of the answer: header, else the key's, else the default; unsupported ones are ignored.
 #[must_use]
 pub fn version<'a>(headers: &'a Headers, key: &'a KeyIdentity) -> &'a str {

@@ -14,6 +14,7 @@ pub mod answer;
 mod begin;
 mod clamp;
 mod close;
+mod cost_comment;
 mod forwarded;
 pub mod head;
 pub mod upstream;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 pub use admit::{Admission, Opening, Reserving, Verdict};
 pub use begin::{AwaitingBody, Begin, begin};
 pub use close::End;
+pub use cost_comment::cost_comment;
 pub use forwarded::{Forward, Forwarded, Origin, ResponseHead};
 
 use crate::{
@@ -84,6 +86,8 @@ pub struct Call {
     pub trace_id: String,
     /// The caller's session.
     pub session_id: Option<String>,
+    /// A stream ends with its cost in a comment.
+    pub stream_cost: bool,
     /// The action it belongs to.
     pub action: Option<ActionId>,
     /// Tags, customer, warnings.

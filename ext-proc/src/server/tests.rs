@@ -1,5 +1,7 @@
 //! The service as Envoy meets it: messages in, messages out, and what the spool and the ledger hold meanwhile.
 
+mod told;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use envoy_types::pb::envoy::{
@@ -56,12 +58,16 @@ struct World {
 
 impl World {
     async fn new(limit: Nanos) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+        Self::timed(snapshot(limit), Arc::clone(&clock), clock).await
+    }
+
+    async fn timed(policy: WatchResponse, clock: Arc<dyn Clock>, ledger_clock: Arc<dyn Clock>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let control = FakePlane::default();
         let watch = control.next_watch();
-        watch.send(Ok(snapshot(limit))).unwrap();
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
-        let ledger = Arc::new(MemoryLedger::new(Arc::clone(&clock)));
+        watch.send(Ok(policy)).unwrap();
+        let ledger = Arc::new(MemoryLedger::new(ledger_clock));
         let upstream =
             Upstream::parse("openai", "https://api.openai.com", Dialect::OpenAi, "openai", true).unwrap();
         let config = Config {
@@ -188,7 +194,12 @@ impl Exchange {
 
     /// Headers and body; gives the verdict.
     async fn send(&mut self, body: &Value) -> Answer {
+        self.send_with(&[], body).await
+    }
+
+    async fn send_with(&mut self, more: &[(&str, &str)], body: &Value) -> Answer {
         let headers = [(":method", "POST"), (":path", "/v1/chat/completions"), ("x-nullspend-key", KEY)];
+        let headers = [&headers, more].concat();
         let Answer::RequestHeaders(_) = self.ask(head(&headers)).await else { panic!("refused by headers") };
         self.ask(Phase::RequestBody(HttpBody {
             body: body.to_string().into_bytes(),

@@ -29,7 +29,8 @@ async function baseUrlWithV1() {
 }
 
 async function stream() {
-  const events = client().messages.stream({ model, max_tokens: 100, messages });
+  const headers = { "X-NullSpend-Stream-Cost": "1" };
+  const events = client().messages.stream({ model, max_tokens: 100, messages }, { headers });
   assert.equal(await events.finalText(), words);
   assert.equal((await events.finalMessage()).usage.output_tokens, 12);
 }

@@ -37,6 +37,19 @@ async function stream() {
   assert.equal(chunks.at(-1).usage.completion_tokens, 12);
 }
 
+// A comment after the last event: nothing for this SDK.
+async function streamWithItsCost() {
+  const headers = { "X-NullSpend-Stream-Cost": "1" };
+  let text = "";
+  for await (const chunk of await client().chat.completions.create(
+    { model: "gpt-4o-mini", messages, stream: true },
+    { headers },
+  )) {
+    text += chunk.choices[0].delta.content ?? "";
+  }
+  assert.equal(text, words);
+}
+
 async function toolCall() {
   const answer = await chat({ tools });
   assert.equal(answer.choices[0].message.tool_calls[0].function.name, "lookup");
@@ -76,4 +89,4 @@ async function bigBody() {
   assert.equal(answer.usage.prompt_tokens, 7);
 }
 
-await run([plain, stream, toolCall, responses, providerError, denial, bigBody]);
+await run([plain, stream, streamWithItsCost, toolCall, responses, providerError, denial, bigBody]);

@@ -40,7 +40,7 @@ def stream():
     with client().messages.stream(model="claude-haiku-4-5", max_tokens=100, messages=MESSAGES) as events:
         assert events.get_final_text().split() == ["word"] * 12
         assert events.get_final_message().usage.output_tokens == 12
-    kinds = [event.type for event in message(stream=True)]
+    kinds = [event.type for event in message(stream=True, extra_headers={"X-NullSpend-Stream-Cost": "1"})]
     assert kinds[0] == "message_start" and kinds[-1] == "message_stop", kinds
 
 

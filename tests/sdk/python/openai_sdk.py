@@ -40,6 +40,20 @@ def stream_as_the_client_asked_for_it():
     assert chunks[-1].choices == [] and chunks[-1].usage.completion_tokens == 12, chunks[-1]
 
 
+def stream_with_its_cost():
+    """A comment after the last event: nothing for this SDK, there for whoever reads the bytes."""
+    told = {"X-NullSpend-Stream-Cost": "1"}
+    chunks = list(chat(stream=True, extra_headers=told))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks).split() == ["word"] * 12
+    events = list(client().responses.create(model="gpt-4o-mini", input="hi", stream=True, extra_headers=told))
+    assert events[-1].type == "response.completed"
+    with client().chat.completions.with_streaming_response.create(
+        model="gpt-4o-mini", messages=MESSAGES, stream=True, extra_headers=told
+    ) as raw:
+        last = raw.read().decode().strip().splitlines()[-1]
+    assert last.startswith(': nullspend {"costMicrodollars":'), last
+
+
 def tool_call():
     tools = [{"type": "function", "function": TOOL}]
     answer = chat(tools=tools)
@@ -94,4 +108,4 @@ def http2():
         assert len(chunks) > 6
 
 
-run([plain, stream_as_the_client_asked_for_it, tool_call, responses, provider_error, denial, big_body, http2])
+run([plain, stream_as_the_client_asked_for_it, stream_with_its_cost, tool_call, responses, provider_error, denial, big_body, http2])

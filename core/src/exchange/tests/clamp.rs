@@ -152,6 +152,14 @@ fn every_budget_that_lacks_room_must_allow_it() {
 }
 
 #[test]
+fn what_is_kept_back_for_final_answers_is_not_given_to_others() {
+    let kept = BudgetRule { finalization_reserve: Nanos(5 * OUTPUT), ..clamping(Enforcement::StrictBlock) };
+    let (policy, body) = (policy([kept]), body(&json!({"max_tokens": 1000})));
+    let full = held(&stage(&policy, CHAT, &body));
+    assert_eq!(held(&clamped(denied(stage(&policy, CHAT, &body), &[full.0]))), Nanos(full.0 - 5 * OUTPUT));
+}
+
+#[test]
 fn what_the_model_may_think_with_is_not_clamped_away() {
     let thinking = json!({"type": "enabled", "budget_tokens": 500});
     let policy = policy([clamping(Enforcement::StrictBlock)]);
