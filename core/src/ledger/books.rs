@@ -258,7 +258,8 @@ impl Books {
         budget.correct_rate(taken, by, actual - charged);
     }
 
-    /// Records spend that no hold was taken for.
+    /// Records spend that no hold was taken for. What is taken back was spent earlier, so that a rate, which looks at
+    /// the present, does not count it.
     pub(super) fn spend(&mut self, scope: &Scope, by: Spender<'_>, actual: Nanos) {
         let budget = self.known(scope);
         let slot = budget.slot(&scope.counter);
@@ -268,7 +269,7 @@ impl Books {
             budget.sessions.touch(scope.counter.generation, session, by.now_ms).spend(actual);
         }
         if let Some(rate) = budget.rate(scope, by.now_ms) {
-            rate.count(actual);
+            rate.count(actual.max(Nanos::ZERO));
         }
     }
 

@@ -45,9 +45,9 @@ impl Counter {
         self.named_by -= 1;
     }
 
-    /// Records spend. Totals saturate (design law 5).
+    /// Records spend, or takes some back, down to nothing. Totals saturate (design law 5).
     pub(super) fn spend(&mut self, actual: Nanos) {
-        self.settled = self.settled + actual;
+        self.settled = (self.settled + actual).max(Nanos::ZERO);
     }
 
     /// Sets what the store says was spent.

@@ -262,6 +262,11 @@ impl State {
         if let Err(misuse) = check_amount(actual) {
             return SettleOutcome::Invalid(misuse);
         }
+        self.end(id, actual)
+    }
+
+    /// Ends the hold of that id, open or lapsed.
+    fn end(&mut self, id: AttemptId, actual: Nanos) -> SettleOutcome {
         if let Some(hold) = self.open.remove(&id) {
             for taken in &hold.took.from {
                 self.books.settle(taken, hold.took.by(self.now_ms), hold.amount, actual);
@@ -279,16 +284,22 @@ impl State {
         if self.done.ids.contains(&id) { SettleOutcome::AlreadyDone } else { SettleOutcome::Unknown }
     }
 
-    /// Records spend that happened elsewhere, whatever limits and windows say. See [`super::Ledger::charge`].
+    /// Records spend that happened elsewhere, or takes some back, whatever limits and windows say. See
+    /// [`super::Ledger::charge`].
     ///
     /// Of a window that ended and that no hold names, the ledger may have forgotten earlier spend: there, balances
     /// are the store's to tell.
     pub fn charge(&mut self, now_ms: i64, charge: &Charge) -> ChargeOutcome {
         self.tick(now_ms);
-        if let Err(misuse) = check_scopes(&charge.scopes).and_then(|()| check_amount(charge.actual)) {
+        if let Err(misuse) = check_scopes(&charge.scopes).and_then(|()| check_difference(charge.actual)) {
             return ChargeOutcome::Invalid(misuse);
         }
-        match self.settle(now_ms, charge.id, charge.actual) {
+        let takes_back = charge.actual < Nanos::ZERO;
+        if takes_back && (self.open.contains_key(&charge.id) || self.lapsed.contains_key(&charge.id)) {
+            // What a call cost is never less than nothing: a difference has an id of its own.
+            return ChargeOutcome::Invalid(Misuse::AmountOutOfRange);
+        }
+        match self.end(charge.id, charge.actual) {
             SettleOutcome::AlreadyDone => return ChargeOutcome::AlreadyDone,
             SettleOutcome::Settled { .. } | SettleOutcome::Lapsed { .. } | SettleOutcome::Invalid(_) => {}
             SettleOutcome::Unknown => {
@@ -457,6 +468,11 @@ fn check_velocity(velocity: &Velocity) -> Result<(), Misuse> {
 
 fn check_amount(amount: Nanos) -> Result<(), Misuse> {
     if (Nanos::ZERO..=MAX_EVENT).contains(&amount) { Ok(()) } else { Err(Misuse::AmountOutOfRange) }
+}
+
+/// What a charge may be: an amount, or as much taken back.
+fn check_difference(amount: Nanos) -> Result<(), Misuse> {
+    check_amount(Nanos(amount.0.checked_abs().unwrap_or(i64::MAX)))
 }
 
 fn check_lease(lease_ms: i64) -> Result<(), Misuse> {

@@ -103,7 +103,8 @@ pub enum Misuse {
     /// A budget has one window at any instant, so a call may name it once.
     #[error("names a budget twice")]
     BudgetTwice,
-    /// Amounts lie between 0 and [`MAX_EVENT`](crate::money::MAX_EVENT).
+    /// Amounts lie between 0 and [`MAX_EVENT`](crate::money::MAX_EVENT). A charge may take as much back, under an id that
+    /// no hold has.
     #[error("has an amount outside 0 to 1 000 000 dollars")]
     AmountOutOfRange,
     /// A lease is at least a millisecond.
@@ -256,8 +257,9 @@ pub enum SettleOutcome {
     Invalid(Misuse),
 }
 
-/// Spend that already happened elsewhere (SDK, MCP, replay). Never refused. When the id turns out to be that of an
-/// open or lapsed hold, the hold is settled instead, in its own windows: an id is spent once.
+/// Spend that already happened elsewhere (SDK, MCP, replay), or the difference that a mended price makes to it. Never
+/// refused. When the id turns out to be that of an open or lapsed hold, the hold is settled instead, in its own windows:
+/// an id is spent once.
 #[derive(Clone, Debug)]
 pub struct Charge {
     /// The event's id, which makes it idempotent.
@@ -268,7 +270,7 @@ pub struct Charge {
     pub scopes: Vec<Scope>,
     /// The session that spent it.
     pub session: Option<Arc<str>>,
-    /// What was spent.
+    /// What was spent. Less than 0 takes spend back: counters go down to 0 and no further, and rates do not change.
     pub actual: Nanos,
 }
 
@@ -366,7 +368,7 @@ pub trait Ledger: Send + Sync {
         actual: Nanos,
     ) -> Result<SettleOutcome, LedgerUnavailable>;
 
-    /// Records spend that happened elsewhere.
+    /// Records spend that happened elsewhere, or takes some back.
     async fn charge(&self, charge: &Charge) -> Result<ChargeOutcome, LedgerUnavailable>;
 
     /// State of counters; one that was never touched has zeros and its budget's last known limit (0 when unknown or

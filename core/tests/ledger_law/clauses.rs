@@ -135,6 +135,29 @@ fn a_charge_is_recorded_whatever_limits_and_windows_say() {
     assert!(!book.grants(2, 0, &scopes[..1]), "what was spent elsewhere blocks further reserves");
 }
 
+#[test]
+fn a_charge_may_take_back_what_was_spent_and_no_more() {
+    for (settled, back, left) in [(50, -20, 30), (50, -50, 0), (50, -51, 0), (0, -1, 0)] {
+        let scope = [strict(1, 100)];
+        let mut book = Book::with(&scope[0], settled, 10);
+        let charged = ChargeOutcome::Charged { balances: vec![balance(100, left, 10)] };
+        assert_eq!(book.charge(1, back, &scope), charged, "{back} from {settled}");
+        assert_eq!(book.charge(1, back, &scope), ChargeOutcome::AlreadyDone);
+        assert!(
+            book.grants(2, 90 - left, &scope) && !book.grants(3, 1, &scope),
+            "what is taken back is free"
+        );
+    }
+    let scope = [strict(1, 100)];
+    let mut book = Book::new();
+    book.hold(1, 30, &scope);
+    let misuse = ChargeOutcome::Invalid(Misuse::AmountOutOfRange);
+    assert_eq!(book.charge(1, -5, &scope), misuse, "a call never costs less than nothing");
+    book.at(LEASE_MS).sweep();
+    assert_eq!(book.charge(1, -5, &scope), misuse, "nor does a lapsed one");
+    assert_eq!(book.settle(1, 20), SettleOutcome::Lapsed { charged: Nanos(30) });
+}
+
 /// What each operation answers for an id in each state. Repeating any of them changes nothing.
 #[test]
 fn an_id_is_spent_once() {
@@ -226,7 +249,7 @@ fn nonsense_is_answered_and_changes_nothing() {
     for (scopes, amount, misuse) in [
         (&many, 1, Misuse::TooManyScopes),
         (&twice, 1, Misuse::BudgetTwice),
-        (&one, -1, Misuse::AmountOutOfRange),
+        (&one, -MAX_EVENT.0 - 1, Misuse::AmountOutOfRange),
         (&one, MAX_EVENT.0 + 1, Misuse::AmountOutOfRange),
     ] {
         let mut book = Book::new();
@@ -236,6 +259,7 @@ fn nonsense_is_answered_and_changes_nothing() {
         assert_eq!(book.balance(&scopes[0]), (0, 0, 0));
     }
     let mut book = Book::new();
+    assert_eq!(book.reserve(1, -1, &one), ReserveOutcome::Invalid(Misuse::AmountOutOfRange));
     book.hold(1, MAX_EVENT.0, &one);
     for amount in [-1, MAX_EVENT.0 + 1] {
         assert_eq!(book.settle(1, amount), SettleOutcome::Invalid(Misuse::AmountOutOfRange));

@@ -3,13 +3,14 @@
 use nullspend_core::{
     ledger::{
         Balance, Charge, ChargeOutcome, ExtendOutcome, LimitChange, MAX_SCOPES, Misuse, Reserve,
-        ReserveOutcome, Scope, SettleOutcome,
+        ReserveOutcome, Scope, SettleOutcome, Why,
     },
     money::{MAX_EVENT, MAX_LIMIT, MAX_TOTAL_NANOS, Nanos},
 };
 
 use super::world::{
-    DAY_MS, LEASE_MS, World, answered, at_revision, budget, id, in_window, org, reserve_of, soft, strict,
+    DAY_MS, LEASE_MS, World, answered, at_revision, budget, id, in_window, no_faster, org, per_session,
+    reserve_of, soft, strict,
 };
 
 fn balance(limit: i64, settled: i64, held: i64) -> Balance {
@@ -39,6 +40,27 @@ pub async fn a_charge_of_a_held_id_settles_it(world: &World) {
     let charged = ChargeOutcome::Charged { balances: vec![balance(100, 15, 0)] };
     assert_eq!(world.charge(2, 5, &scope).await, charged, "a lapsed one too");
     assert_eq!(world.settle(1, 10).await, SettleOutcome::AlreadyDone);
+}
+
+pub async fn a_charge_takes_spend_back_down_to_nothing(world: &World) {
+    let scope = [per_session(60, no_faster(60, strict(1, 100)))];
+    world.charge_in("a", 1, 50, &scope).await;
+    world.hold(2, 10, &scope).await;
+    let charged = ChargeOutcome::Charged { balances: vec![balance(100, 30, 10)] };
+    assert_eq!(world.charge(3, -20, &scope).await, charged);
+    assert_eq!(world.charge(3, -20, &scope).await, ChargeOutcome::AlreadyDone);
+    let rate = Why::Velocity { rate: Nanos(60) };
+    assert_eq!(world.ask("b", 4, 1, &scope).await, Err((0, rate, Some(300))), "a rate is of the present");
+    world.at(3_000).sweep().await;
+    world.charge_in("a", 5, -45, &scope).await;
+    assert_eq!(world.balance(&scope[0]).await, (100, 0, 0));
+    assert_eq!(world.ask("a", 6, 55, &scope).await, Ok(()), "the session took it back too");
+    let misuse = ChargeOutcome::Invalid(Misuse::AmountOutOfRange);
+    assert_eq!(world.charge(6, -1, &scope).await, misuse, "a call never costs less than nothing");
+    for amount in [-MAX_EVENT.0 - 1, i64::MIN] {
+        assert_eq!(world.charge(7, amount, &scope).await, misuse);
+    }
+    assert_eq!(world.settle(6, 3).await, SettleOutcome::Settled { over_by: Nanos::ZERO });
 }
 
 pub async fn a_limit_lowered_below_what_is_spent_blocks_and_harms_nothing(world: &World) {
@@ -209,12 +231,13 @@ pub async fn nonsense_is_answered_and_changes_nothing(world: &World) {
     for (scopes, amount, misuse) in [
         (&many, 1, Misuse::TooManyScopes),
         (&twice, 1, Misuse::BudgetTwice),
-        (&one, -1, Misuse::AmountOutOfRange),
         (&one, MAX_EVENT.0 + 1, Misuse::AmountOutOfRange),
     ] {
         assert_eq!(world.reserve(1, amount, scopes).await, ReserveOutcome::Invalid(misuse));
         assert_eq!(world.charge(1, amount, scopes).await, ChargeOutcome::Invalid(misuse));
     }
+    let misuse = Misuse::AmountOutOfRange;
+    assert_eq!(world.reserve(1, -1, &one).await, ReserveOutcome::Invalid(misuse));
     let reserve = Reserve { lease_ms: 0, ..reserve_of(1, 1, &one) };
     let outcome = answered(world.ledger.reserve(&reserve).await);
     assert_eq!(outcome, ReserveOutcome::Invalid(Misuse::LeaseNotPositive));

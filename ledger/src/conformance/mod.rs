@@ -44,6 +44,7 @@ macro_rules! conformance {
             holds: a_clock_set_back_changes_nothing,
             budgets: a_charge_is_never_refused_and_recorded_once,
             budgets: a_charge_of_a_held_id_settles_it,
+            budgets: a_charge_takes_spend_back_down_to_nothing,
             budgets: a_limit_lowered_below_what_is_spent_blocks_and_harms_nothing,
             budgets: an_old_limit_is_refused_and_a_new_one_kept,
             budgets: limits_are_applied_by_revision_in_any_order,

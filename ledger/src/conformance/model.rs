@@ -238,8 +238,10 @@ impl Model {
             }
             (Command::Settle { org, hold, .. }, _) => drop(self.named.remove(&(*org, *hold))),
             (Command::Charge(charge), _) => {
-                self.used.push_back((charge.org, charge.id, charge.actual.0));
-                self.named.remove(&(charge.org, charge.id));
+                self.used.push_back((charge.org, charge.id, charge.actual.0.max(0)));
+                if !matches!(answer, Answer::Charge(ChargeOutcome::Invalid(_))) {
+                    self.named.remove(&(charge.org, charge.id));
+                }
             }
             _ => {}
         }
@@ -374,7 +376,7 @@ impl Model {
                     org,
                     scopes,
                     session: self.some_session(),
-                    actual: Nanos(self.random.between(0, 80)),
+                    actual: Nanos(self.random.between(-40, 80)),
                 })
             }
             71..78 => self.change_rule(),
