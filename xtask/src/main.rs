@@ -1,8 +1,9 @@
-//! Developer tasks: `cargo xtask up`, `test`, `ci`, `bench`, `tidy`, `openapi`. The only runner of this repository; CI
+//! Developer tasks: `cargo xtask up`, `test`, `ci`, `bench`, `fuzz`, `tidy`, `openapi`. The only runner of this repository; CI
 //! runs nothing else.
 
 mod bench;
 mod ci;
+mod fuzz;
 mod openapi;
 mod run;
 mod services;
@@ -47,6 +48,12 @@ enum Task {
         #[arg(long, default_value_t = 8)]
         seconds: u64,
     },
+    /// Fuzzes what reads other people's bytes; needs a nightly toolchain.
+    Fuzz {
+        /// Minutes, shared by all targets.
+        #[arg(long, default_value_t = 30)]
+        minutes: u64,
+    },
     /// Checks the rules that no compiler checks: dependency edges, file lengths, clocks, migrations.
     Tidy,
     /// Writes docs/reference/openapi.json from the protos.
@@ -63,6 +70,7 @@ fn main() -> ExitCode {
         Task::Test { arguments } => test::test(&arguments),
         Task::Ci => ci::ci(),
         Task::Bench { seconds } => bench::bench(seconds),
+        Task::Fuzz { minutes } => fuzz::fuzz(minutes),
         Task::Tidy => tidy::tidy(),
         Task::Openapi { check } => openapi::openapi(check),
     };

