@@ -9,7 +9,6 @@ use nullspend_core::{
     exchange::{Settings, upstream::Upstreams},
     id::{Ids, RandomIds},
     ledger::Ledger,
-    price::Catalogue,
 };
 use nullspend_ext_proc::{DataPlane, Join, Listener, lease::LeaseConfig, report::ReportConfig, spool};
 use nullspend_ledger::MemoryLedger;
@@ -90,13 +89,8 @@ pub fn data_plane(
             Join::with(token).context("internal.join_token has characters that no header may have")?
         }
     };
-    let deps = nullspend_ext_proc::Deps {
-        ledger,
-        clock,
-        ids,
-        catalogue: Catalogue::shipped(),
-        control_plane: join.over(control_plane.channel()?),
-    };
+    let deps =
+        nullspend_ext_proc::Deps { ledger, clock, ids, control_plane: join.over(control_plane.channel()?) };
     DataPlane::build(data_plane_config(config, spool_dir), deps).context("start the data plane")
 }
 

@@ -3,7 +3,10 @@
 use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
-use nullspend_core::policy::{BudgetRule, KeyIdentity};
+use nullspend_core::{
+    policy::{BudgetRule, KeyIdentity},
+    price::PriceRow,
+};
 use nullspend_proto::internal::{
     self as wire, ConfirmPolicyRequest, ConfirmPolicyResponse, ReportRequest, ReportResponse, WatchRequest,
     WatchResponse, data_plane_service_server::DataPlaneService,
@@ -188,6 +191,10 @@ fn message(delta: PolicyDelta) -> WatchResponse {
         budgets: delta.budgets.iter().map(budget).collect(),
         revoked_key_ids: delta.revoked_keys.iter().map(|id| id.bare()).collect(),
         deleted_budget_ids: delta.deleted_budgets.iter().map(|id| id.bare()).collect(),
+        prices: delta.prices.iter().map(price_row).collect(),
+        catalogue: delta
+            .catalogue
+            .map(|catalogue| wire::PriceCatalogue { version: catalogue.version, text: catalogue.text }),
     }
 }
 
@@ -207,6 +214,17 @@ fn key(hash: &KeyHash, identity: KeyIdentity) -> wire::KeyPolicy {
         providers_restricted: identity.allowed_providers.is_some(),
         allowed_providers: identity.allowed_providers.unwrap_or_default(),
         api_version: identity.api_version,
+    }
+}
+
+fn price_row(row: &PriceRow) -> wire::PriceRow {
+    wire::PriceRow {
+        price_id: row.id.bare(),
+        version: row.version,
+        org_id: row.org.map(|org| org.bare()).unwrap_or_default(),
+        from_ms: row.from_ms,
+        until_ms: row.until_ms,
+        terms_json: row.terms.to_json(),
     }
 }
 

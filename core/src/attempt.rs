@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
+    cost::Detail,
     id::{ActionId, AttemptId, KeyId, OrgId, UserId},
     ledger::CounterKey,
     money::Nanos,
@@ -213,12 +214,16 @@ pub struct Closing {
     pub served_model: Option<String>,
     /// The price row that priced the answer, when it differs from the stub's.
     pub price_id: Option<String>,
+    /// Its version.
+    pub price_version: Option<String>,
     /// Why the model stopped.
     pub stop_reason: Option<String>,
     /// Token counts.
     pub tokens: Tokens,
     /// Parts of the cost.
     pub parts: CostParts,
+    /// The cost line by line.
+    pub detail: Detail,
     /// From forwarding to the answer's end.
     pub upstream_ms: i64,
     /// From forwarding to the answer's first byte.
@@ -238,6 +243,7 @@ impl Closing {
             served_model: None,
             stop_reason: None,
             system_tags: BTreeMap::new(),
+            detail: Detail::default(),
             ..self.clone()
         }
     }

@@ -1,15 +1,19 @@
 //! What a call costs, exactly: sums in pico-dollars, rounded once (design law 5).
 
+mod detail;
+
 use std::collections::BTreeSet;
 
 use crate::{
     attempt::{Api, CostParts, Tokens},
     bound,
     money::{MAX_EVENT, Nanos},
-    price::{Class, Lookup, Priced, Rates, Tier, TierRates},
+    price::{Class, Lookup, Priced, Tier},
     request::{HostedKind, RequestView},
     usage::{Counts, ServedTier, Usage},
 };
+
+pub use detail::{Detail, FeeLine, Line, Modifier, Step};
 
 /// What the request, not the answer, says about the price.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,6 +62,8 @@ pub struct Cost {
     pub parts: CostParts,
     /// Exact, by class and in the order of [`Class::ALL`]; then `tool_fees`. Zeros are left out.
     pub breakdown_pico: Vec<(&'static str, i128)>,
+    /// The same line by line.
+    pub detail: Detail,
     /// The tier it was priced at.
     pub tier: Option<Tier>,
     /// The long-context band held.
@@ -74,9 +80,9 @@ pub fn cost(priced: &Priced, usage: &Usage, context: &CostContext) -> Cost {
         return sum.finish(usage, None);
     }
     let tier = choose_tier(priced, usage, context, &mut sum.flags);
-    let percents = percents(priced, usage, context, &mut sum.flags);
+    let modifiers = modifiers(priced, usage, context, &mut sum.flags);
     if usage.iterations.is_empty() {
-        sum.call(priced, tier, &usage.counts, usage.prompt, &percents);
+        sum.call(priced, tier, &usage.counts, usage.prompt, &modifiers);
     }
     for step in &usage.iterations {
         match step
@@ -85,17 +91,17 @@ pub fn cost(priced: &Priced, usage: &Usage, context: &CostContext) -> Cost {
             .filter(|model| *model != priced.model().id())
             .map(|model| priced.sibling(model))
         {
-            None => sum.call(priced, tier, &step.counts, step.prompt, &percents),
-            Some(Lookup::Priced(other)) => sum.call(&other, tier, &step.counts, step.prompt, &percents),
+            None => sum.call(priced, tier, &step.counts, step.prompt, &modifiers),
+            Some(Lookup::Priced(other)) => sum.call(&other, tier, &step.counts, step.prompt, &modifiers),
             Some(Lookup::Unpriced) => {
                 // Charged like the model that asked, so that it is not free, and told.
                 sum.flags.insert("unpriced_iteration".to_owned());
-                sum.call(priced, tier, &step.counts, step.prompt, &percents);
+                sum.call(priced, tier, &step.counts, step.prompt, &modifiers);
             }
         }
     }
     sum.inform(priced, tier, usage, context);
-    sum.fees = fees(priced, usage, context, &mut sum.flags);
+    sum.detail.fees = fees(priced, usage, context, &mut sum.flags);
     sum.finish(usage, Some(tier))
 }
 
@@ -107,7 +113,8 @@ pub fn provider_reported(usage: &Usage) -> Option<Cost> {
     flags.insert("provider_reported_cost".to_owned());
     let nanos = Nanos::from_pico_half_up(pico).min(MAX_EVENT);
     let parts = CostParts { output: nanos, ..CostParts::default() };
-    Some(Cost { pico, nanos, tokens: tokens(usage), parts, flags, ..Cost::default() })
+    let detail = Detail { reported_pico: Some(pico), ..Detail::default() };
+    Some(Cost { pico, nanos, tokens: tokens(usage), parts, detail, flags, ..Cost::default() })
 }
 
 fn choose_tier(priced: &Priced, usage: &Usage, context: &CostContext, flags: &mut BTreeSet<String>) -> Tier {
@@ -132,60 +139,67 @@ fn choose_tier(priced: &Priced, usage: &Usage, context: &CostContext, flags: &mu
     wanted
 }
 
-/// Multipliers on token charges, in percent.
-fn percents(priced: &Priced, usage: &Usage, context: &CostContext, flags: &mut BTreeSet<String>) -> Vec<u64> {
-    let modifiers = priced.modifiers();
-    let window = match context.completion_window_h {
-        Some(2) => modifiers.completion_window_2h,
-        Some(8) => modifiers.completion_window_8h,
-        _ => None,
+/// Multipliers on token charges.
+fn modifiers(
+    priced: &Priced,
+    usage: &Usage,
+    context: &CostContext,
+    flags: &mut BTreeSet<String>,
+) -> Vec<Modifier> {
+    let known = priced.modifiers();
+    let (window, percent) = match context.completion_window_h {
+        Some(2) => ("completion_window_2h", known.completion_window_2h),
+        Some(8) => ("completion_window_8h", known.completion_window_8h),
+        _ => ("completion_window", None),
     };
     let candidates = [
-        ("geo_us", modifiers.inference_geo_us.filter(|_| usage.geo_us)),
-        ("data_residency", modifiers.regional_host.filter(|_| context.regional_host)),
-        ("completion_window", window),
+        ("geo_us", "geo_us", known.inference_geo_us.filter(|_| usage.geo_us)),
+        ("data_residency", "data_residency", known.regional_host.filter(|_| context.regional_host)),
+        (window, "completion_window", percent),
     ];
-    let mut percents = Vec::new();
-    for (flag, percent) in candidates {
+    let mut found = Vec::new();
+    for (name, flag, percent) in candidates {
         if let Some(percent) = percent {
             flags.insert(flag.to_owned());
-            percents.push(percent);
+            found.push(Modifier { name: name.into(), percent });
         }
     }
-    percents
+    found
 }
 
-fn fees(priced: &Priced, usage: &Usage, context: &CostContext, flags: &mut BTreeSet<String>) -> i128 {
+fn fees(priced: &Priced, usage: &Usage, context: &CostContext, flags: &mut BTreeSet<String>) -> Vec<FeeLine> {
     let fees = priced.fees();
     let tools = &usage.tools;
-    let product = |calls: u64, fee: u64| i128::from(calls) * i128::from(fee);
-    let (search, block) = if context.web_search_preview {
-        (fees.web_search_preview, 0)
-    } else {
-        let (rate, _) = priced.standard().rates.billed(Class::Input);
-        (fees.web_search, product(priced.web_search_block_tokens(), rate))
+    let mut lines = Vec::new();
+    let mut add = |name, calls: u64, fee: u64| {
+        if calls > 0 && fee > 0 {
+            lines.push(FeeLine::new(name, calls, fee));
+        }
     };
-    let mut total = product(tools.web_searches, search) + i128::from(tools.web_searches) * block;
-    total += product(tools.file_searches, fees.file_search);
-    total += product(tools.containers, fees.code_container);
-    if context.chat_search {
-        total += i128::from(fees.web_search_preview);
+    if context.web_search_preview {
+        add("web_search_preview", tools.web_searches, fees.web_search_preview);
+    } else {
+        add("web_search", tools.web_searches, fees.web_search);
+        let (rate, _) = priced.standard().rates.billed(Class::Input);
+        add("web_search_block", tools.web_searches, priced.web_search_block_tokens().saturating_mul(rate));
     }
+    add("file_search", tools.file_searches, fees.file_search);
+    add("code_container", tools.containers, fees.code_container);
+    add("web_search_preview", u64::from(context.chat_search), fees.web_search_preview);
     if tools.images > 0 {
         // The image model's own usage is not among the prices: the dearest image, and told.
         flags.insert("image_generation_estimated".to_owned());
-        total += i128::from(tools.images) * i128::from(bound::IMAGE_FEE_PICO);
+        add("image", tools.images, bound::IMAGE_FEE_PICO);
     }
-    if tools.grounding_queries > 0 {
-        total += i128::from(fees.grounded_prompt) + product(tools.grounding_queries, fees.grounding_query);
-    }
-    total
+    add("grounded_prompt", u64::from(tools.grounding_queries > 0), fees.grounded_prompt);
+    add("grounding_query", tools.grounding_queries, fees.grounding_query);
+    lines
 }
 
 #[derive(Default)]
 struct Sum {
     classes: [i128; Class::COUNT],
-    fees: i128,
+    detail: Detail,
     reasoning: i128,
     tool_definition: i128,
     long_context: bool,
@@ -194,24 +208,21 @@ struct Sum {
 
 impl Sum {
     /// One model call: one tier, and one band for all of it.
-    fn call(&mut self, priced: &Priced, tier: Tier, counts: &Counts, prompt: u64, percents: &[u64]) {
-        let offered: TierRates = priced.tier(tier).copied().unwrap_or_else(|| priced.standard());
-        let (rates, long): (&Rates, bool) = offered.band(prompt);
-        if long {
+    fn call(&mut self, priced: &Priced, tier: Tier, counts: &Counts, prompt: u64, modifiers: &[Modifier]) {
+        let step = Step::priced(priced, tier, modifiers, counts, prompt);
+        if step.long_context {
             self.long_context = true;
             self.flags.insert("long_context".to_owned());
         }
-        for class in Class::ALL {
-            let tokens = counts.get(class);
-            if tokens == 0 {
-                continue;
+        let offered = priced.tier(tier).copied().unwrap_or_else(|| priced.standard());
+        let (rates, _) = offered.band(prompt);
+        for line in &step.lines {
+            if rates.own(line.class).is_none() {
+                self.flags.insert(format!("missing_rate:{}", line.class.as_str()));
             }
-            let (rate, lent) = rates.billed(class);
-            if lent {
-                self.flags.insert(format!("missing_rate:{}", class.as_str()));
-            }
-            self.classes[class as usize] += scaled(i128::from(tokens) * i128::from(rate), percents);
+            self.classes[line.class as usize] += line.cost_pico;
         }
+        self.detail.steps.push(step);
     }
 
     /// Subsets for the breakdown; nothing is added to the total.
@@ -225,35 +236,37 @@ impl Sum {
     }
 
     fn finish(self, usage: &Usage, tier: Option<Tier>) -> Cost {
-        let pico = self.classes.iter().sum::<i128>() + self.fees;
+        let fees = self.detail.fees.iter().map(|fee| fee.cost_pico).sum::<i128>();
+        let pico = self.classes.iter().sum::<i128>() + fees;
         let nanos = Nanos::from_pico_half_up(pico).min(MAX_EVENT);
         let mut breakdown_pico: Vec<_> = Class::ALL
             .into_iter()
             .map(|class| (class.as_str(), self.classes[class as usize]))
-            .chain([("tool_fees", self.fees)])
+            .chain([("tool_fees", fees)])
             .collect();
         breakdown_pico.retain(|(_, pico)| *pico != 0);
         let tokens = if usage.not_billed { Tokens::default() } else { tokens(usage) };
-        let parts = self.parts(nanos);
+        let parts = self.parts(nanos, fees);
         Cost {
             pico,
             nanos,
             tokens,
             parts,
             breakdown_pico,
+            detail: self.detail,
             tier,
             long_context: self.long_context,
             flags: self.flags,
         }
     }
 
-    fn parts(&self, whole: Nanos) -> CostParts {
+    fn parts(&self, whole: Nanos, fees: i128) -> CostParts {
         let of = |classes: &[Class]| classes.iter().map(|class| self.classes[*class as usize]).sum::<i128>();
         let input = of(&[Class::Input, Class::AudioInput]);
         let output = of(&[Class::Output, Class::AudioOutput, Class::ImageOutput, Class::VideoOutput]);
         let cached = self.classes.iter().sum::<i128>() - input - output;
         // Ties go to output, then input, then cached (contract §3.1).
-        let raw = [output, input, cached, self.fees];
+        let raw = [output, input, cached, fees];
         let mut rounded = raw.map(|pico| Nanos::from_pico_half_up(pico).min(MAX_EVENT));
         let mut largest = 0;
         for (index, pico) in raw.iter().enumerate() {
@@ -273,15 +286,6 @@ impl Sum {
             tool_definition: Nanos::from_pico_half_up(self.tool_definition).min(input),
         }
     }
-}
-
-fn scaled(pico: i128, percents: &[u64]) -> i128 {
-    let (mut product, mut divisor) = (pico, 1_i128);
-    for percent in percents {
-        product *= i128::from(*percent);
-        divisor *= 100;
-    }
-    (product + divisor / 2).div_euclid(divisor)
 }
 
 fn tokens(usage: &Usage) -> Tokens {

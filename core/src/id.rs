@@ -93,6 +93,9 @@ id_type!(
     /// One attempt at a provider: at once the id of its hold and of its cost event.
     AttemptId, "ns_evt_");
 id_type!(
+    /// An operator's price row.
+    PriceId, "ns_prc_");
+id_type!(
     /// A human-in-the-loop action.
     ActionId, "ns_act_");
 

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     id::{BudgetId, KeyId, OrgId, UserId},
     money::Nanos,
+    price::Prices,
     window::{Interval, TimeZone},
 };
 
@@ -242,6 +243,7 @@ pub struct Policy {
     budgets: HashMap<BudgetId, Arc<BudgetRule>>,
     by_entity: HashMap<(OrgId, Entity), Vec<Arc<BudgetRule>>>,
     unenforceable: HashSet<OrgId>,
+    prices: Prices,
 }
 
 impl fmt::Debug for Policy {
@@ -283,6 +285,17 @@ impl Policy {
     /// Replaces the organisations whose rules could not all be understood.
     pub fn set_unenforceable(&mut self, orgs: HashSet<OrgId>) {
         self.unenforceable = orgs;
+    }
+
+    /// The prices in force.
+    #[must_use]
+    pub fn prices(&self) -> &Prices {
+        &self.prices
+    }
+
+    /// Replaces the prices in force.
+    pub fn set_prices(&mut self, prices: Prices) {
+        self.prices = prices;
     }
 
     /// Adds or replaces a key.

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use nullspend_core::{
     attempt::{AttemptStub, BudgetCharge, Closing, CostParts, Denial, Tokens},
+    cost::Detail,
     id::AttemptId,
 };
 use nullspend_proto::internal::{self as wire, SpoolRecord, spool_record::Kind};
@@ -55,6 +56,7 @@ pub fn closed(of: &AttemptStub, closing: &Closing, revision: u32) -> SpoolRecord
     // The event names the row that priced the answer.
     if closing.price_id.is_some() {
         stub.price_id.clone_from(&closing.price_id);
+        stub.price_version.clone_from(&closing.price_version);
     }
     record(Kind::Closed(wire::Closed {
         stub: Some(stub),
@@ -73,7 +75,16 @@ pub fn closed(of: &AttemptStub, closing: &Closing, revision: u32) -> SpoolRecord
         ttfb_ms: closing.ttfb_ms,
         overhead_us: closing.overhead_us,
         system_tags: closing.system_tags.clone(),
+        cost_detail_json: detail(&closing.detail),
     }))
+}
+
+fn detail(detail: &Detail) -> String {
+    if *detail == Detail::default() {
+        return String::new();
+    }
+    // Maps of strings and numbers always have a text.
+    serde_json::to_string(detail).unwrap_or_default()
 }
 
 /// The record that an attempt's cost has reached the ledger.

@@ -89,7 +89,7 @@ impl Flight {
     fn end(&mut self, end: End) -> Option<Pending> {
         let forwarded = self.forwarded.take()?;
         let stub = forwarded.stub().clone();
-        let closing = forwarded.close(end, &self.plane.catalogue, self.plane.now());
+        let closing = forwarded.close(end, self.plane.now());
         self.plane.metrics.request(stub.api, closing.status_code, closing.ending);
         self.plane.metrics.event(closing.measurement, stub.unpriced);
         Some(Pending { stub, closing, lease: self.lease.take(), _entered: self.plane.enter() })

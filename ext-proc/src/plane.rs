@@ -19,7 +19,6 @@ use nullspend_core::{
     ledger::{Balance, Ledger, LedgerUnavailable, ReserveOutcome},
     money::Nanos,
     policy::Policy,
-    price::Catalogue,
 };
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -79,8 +78,6 @@ pub struct Deps {
     pub clock: Arc<dyn Clock>,
     /// Identifiers.
     pub ids: Arc<dyn Ids>,
-    /// Prices.
-    pub catalogue: Arc<Catalogue>,
     /// The control plane's internal listener.
     pub control_plane: ControlPlane,
 }
@@ -113,7 +110,6 @@ pub enum ServeError {
 /// One data plane.
 pub struct DataPlane {
     pub(crate) settings: Settings,
-    pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) ledger: Arc<dyn Ledger>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) ids: Arc<dyn Ids>,
@@ -178,7 +174,6 @@ impl DataPlane {
         background.close();
         Ok(Arc::new(Self {
             settings: config.settings,
-            catalogue: deps.catalogue,
             ledger: deps.ledger,
             clock: deps.clock,
             ids: deps.ids,

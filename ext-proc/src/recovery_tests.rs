@@ -9,7 +9,6 @@ use nullspend_core::{
     ledger::{CounterKey, Ledger, Reserve, Scope},
     money::Nanos,
     policy::Enforcement,
-    price::Catalogue,
 };
 use nullspend_ledger::MemoryLedger;
 use nullspend_proto::internal::{AttemptStub, BudgetCharge, Closed, Opened, SpoolRecord, spool_record::Kind};
@@ -112,7 +111,6 @@ async fn what_the_last_run_left_is_settled_in_a_ledger_that_outlived_it() {
         ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
         clock,
         ids: Arc::new(RandomIds),
-        catalogue: Catalogue::shipped(),
         control_plane: control.channel(),
     };
     let plane = DataPlane::build(config, deps).unwrap();

@@ -139,7 +139,7 @@ impl Session {
         // Read here, so that the wait for a thread counts as ours.
         let now = plane.now();
         let admit = move || {
-            let admission = awaiting.body(&plane.settings, &plane.catalogue, &body, now);
+            let admission = awaiting.body(&plane.settings, &body, now);
             (admission, body)
         };
         if large { tokio::task::spawn_blocking(admit).await.map_err(|_| Gone) } else { Ok(admit()) }

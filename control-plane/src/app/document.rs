@@ -62,7 +62,9 @@ impl App {
         };
         let allowed_models = allowed(|key| &key.allowed_models);
         let allowed_providers = allowed(|key| &key.allowed_providers);
-        let cheapest = self.cheapest(allowed_models.as_deref(), allowed_providers.as_deref());
+        let prices = self.prices().await?;
+        let cheapest =
+            self.cheapest(&prices, caller.org, allowed_models.as_deref(), allowed_providers.as_deref());
         let budget = budgets.into_iter().min_by_key(BudgetView::remaining);
         Ok(PolicyDocument { budget, allowed_models, allowed_providers, cheapest, session_limit_microdollars })
     }

@@ -125,7 +125,10 @@ impl App {
     }
 
     /// Stores events whose spend the ledger has: another writer in the way is no reason to leave it unexplained.
-    async fn write_charged(&self, events: Vec<EventRecord>) -> Result<HashSet<AttemptId>, AppError> {
+    pub(super) async fn write_charged(
+        &self,
+        events: Vec<EventRecord>,
+    ) -> Result<HashSet<AttemptId>, AppError> {
         let mut attempt = 1;
         loop {
             match self.store.write_events(events.clone()).await {
@@ -232,6 +235,8 @@ impl App {
             tool_server: report.tool_server,
             charges,
             dataplane_id: None,
+            detail: None,
+            adjusts: None,
         };
         (event, scopes)
     }
@@ -363,6 +368,7 @@ fn check_report(checks: &mut Checks, report: &Reported) {
             amount(checks, &["costBreakdown".into(), field.into()], value);
         }
     }
+    checks.require(report.event_type != Some("adjustment"), "eventType", "must be llm, tool or custom");
     checks.optional_text("sessionId", report.session_id.as_deref(), 256);
     checks.optional_text("toolName", report.tool_name.as_deref(), 200);
     checks.optional_text("toolServer", report.tool_server.as_deref(), 200);

@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 
 use nullspend_core::{
-    id::{KeyId, UserId},
+    id::{KeyId, OrgId, UserId},
     policy::{KeyIdentity, Role},
+    price::Prices,
 };
 use secrecy::SecretString;
 
 use super::{
     App, AppError, Caller,
     check::{Checks, page_size},
+    models::providers_of,
     secret::{NewSecret, hash_key},
 };
 use crate::store::{Cursor, KeyRecord, Revoked};
@@ -117,7 +119,7 @@ impl App {
             created_at_ms: self.clock.now_ms(),
             revoked_at_ms: None,
         };
-        self.check_key(caller, &record.identity)?;
+        self.check_key(caller, &record.identity).await?;
         let revision = self.store.insert_key(&record, &hash_key(&secret.raw)).await?;
         self.policy_changed(revision).await;
         Ok(CreatedKey { record, raw: secret.raw })
@@ -156,7 +158,7 @@ impl App {
             checks.field("name", "or another field must be given: there is nothing to change");
             checks.finish()?;
         }
-        self.check_key(caller, &wanted)?;
+        self.check_key(caller, &wanted).await?;
         // Applied again to what the transaction reads: another change since must not be undone by this one.
         let applied = |identity: &mut KeyIdentity| _ = change.apply(identity);
         let changed = self.store.update_key(caller.org, key, applied).await?;
@@ -230,7 +232,7 @@ impl App {
     }
 
     /// Everything a key must satisfy, new or changed.
-    fn check_key(&self, caller: &Caller, key: &KeyIdentity) -> Result<(), AppError> {
+    async fn check_key(&self, caller: &Caller, key: &KeyIdentity) -> Result<(), AppError> {
         let mut checks = Checks::default();
         checks.text("name", &key.name, 1, 50);
         checks.tags("defaultTags", &key.default_tags, false);
@@ -252,18 +254,18 @@ impl App {
         names(&mut checks, "allowedProviders", key.allowed_providers.as_deref());
         let of_parent = parent.and_then(|p| p.allowed_providers.as_deref());
         within(&mut checks, "allowedProviders", key.allowed_providers.as_deref(), of_parent);
-        self.known_providers(&mut checks, key.allowed_providers.as_deref());
+        known_providers(&mut checks, &self.prices().await?, caller.org, key.allowed_providers.as_deref());
         checks.finish()
     }
+}
 
-    fn known_providers(&self, checks: &mut Checks, given: Option<&[String]>) {
-        let known = self.providers();
-        for (index, provider) in given.unwrap_or_default().iter().enumerate() {
-            if !known.contains(provider.as_str()) {
-                let list = known.iter().copied().collect::<Vec<_>>().join(", ");
-                let message = format!("must be a provider of the price catalogue: {list}");
-                checks.add(&["allowedProviders".into(), index.into()], message);
-            }
+fn known_providers(checks: &mut Checks, prices: &Prices, org: OrgId, given: Option<&[String]>) {
+    let known = providers_of(prices, org);
+    for (index, provider) in given.unwrap_or_default().iter().enumerate() {
+        if !known.contains(provider.as_str()) {
+            let list = known.iter().copied().collect::<Vec<_>>().join(", ");
+            let message = format!("must be a provider that has prices: {list}");
+            checks.add(&["allowedProviders".into(), index.into()], message);
         }
     }
 }

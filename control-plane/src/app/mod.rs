@@ -9,6 +9,8 @@ mod events;
 mod keys;
 mod models;
 mod planes;
+mod prices;
+mod rerate;
 mod secret;
 mod startup;
 
@@ -18,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, policy::Policy, price::Catalogue};
+use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, policy::Policy};
 use tokio::sync::watch;
 
 pub use budgets::{BudgetRequest, BudgetView};
@@ -29,6 +31,8 @@ pub use events::{Recorded, Reported, ReportedParts};
 pub use keys::{CreatedKey, KeyChange, NewKey, Page};
 pub use models::CheapModel;
 pub use planes::{ConnectedPlanes, Connection};
+pub use prices::{NewPrice, PriceFilter, Scope as PriceScope, Unusable};
+pub use rerate::{RerateReport, RerateRequest, Rerated};
 pub use startup::Bootstrap;
 
 use crate::store::{PolicyDelta, Store};
@@ -42,7 +46,6 @@ pub struct App {
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
-    catalogue: Arc<Catalogue>,
     policy_changed: watch::Sender<u64>,
     data_planes: Arc<ConnectedPlanes>,
     policy: RwLock<Arc<Policy>>,
@@ -63,7 +66,6 @@ impl App {
             ledger,
             clock,
             ids,
-            catalogue: Catalogue::shipped(),
             policy_changed: watch::Sender::new(0),
             data_planes: Arc::default(),
             policy: RwLock::default(),
@@ -115,7 +117,12 @@ impl App {
             true => self.store.policy_since(held.revision).await?,
             false => self.store.policy_snapshot().await?,
         };
-        let next = Arc::new(laid_over(&held, delta));
+        let new_prices = delta.snapshot || !delta.prices.is_empty() || delta.catalogue.is_some();
+        let mut next = laid_over(&held, delta);
+        if new_prices {
+            next.set_prices(self.read_prices().await?);
+        }
+        let next = Arc::new(next);
         *self.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
         Ok(next)
     }

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use nullspend_core::price::{Class, Priced};
+use nullspend_core::{
+    id::OrgId,
+    price::{Class, Priced, Prices},
+};
 
 use super::App;
 
@@ -24,15 +27,17 @@ pub(super) fn rate(model: &CheapModel) -> f64 {
     model.input_per_mtok + model.output_per_mtok
 }
 
-impl App {
-    /// Provider ids of the price catalogue.
-    pub(super) fn providers(&self) -> BTreeSet<&str> {
-        self.catalogue.models().map(|model| model.provider()).collect()
-    }
+/// Providers that anything is priced for.
+pub(super) fn providers_of(prices: &Prices, org: OrgId) -> BTreeSet<&str> {
+    prices.providers(Some(org)).collect()
+}
 
+impl App {
     /// The cheapest allowed model of each provider.
     pub(super) fn cheapest(
         &self,
+        prices: &Prices,
+        org: OrgId,
         models: Option<&[String]>,
         providers: Option<&[String]>,
     ) -> BTreeMap<String, CheapModel> {
@@ -40,13 +45,13 @@ impl App {
             |list: Option<&[String]>, name: &str| list.is_none_or(|list| list.iter().any(|x| x == name));
         let now_ms = self.clock.now_ms();
         let mut cheapest: BTreeMap<String, CheapModel> = BTreeMap::new();
-        for provider in self.providers() {
+        for provider in providers_of(prices, org) {
             if !allows(providers, provider) {
                 continue;
             }
-            let allowed = self
-                .catalogue
-                .priced_at(provider, now_ms)
+            let allowed = prices
+                .priced_at(Some(org), provider, now_ms)
+                .into_iter()
                 .filter(|priced| allows(models, priced.model().id()))
                 .map(|priced| cheap_model(&priced));
             if let Some(model) = allowed.min_by(|a, b| rate(a).total_cmp(&rate(b))) {

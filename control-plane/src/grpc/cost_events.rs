@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, async_trait, metadata::MetadataValue};
 use super::{
     Services,
     convert::{cursor, id, invalid, timestamp},
+    cost_detail::cost_detail,
     status::{caller, header},
 };
 use crate::{
@@ -85,7 +86,9 @@ impl CostEventService for Services {
         let caller = caller(&request)?;
         let event_id: AttemptId = id("id", &request.into_inner().id)?;
         let found = self.app.event(&caller, event_id).await?;
-        Ok(Response::new(v1::GetCostEventResponse { data: Some(event(found)) }))
+        let cost_detail = found.detail.as_deref().and_then(cost_detail);
+        let data = v1::CostEvent { cost_detail, ..event(found) };
+        Ok(Response::new(v1::GetCostEventResponse { data: Some(data) }))
     }
 }
 
@@ -118,6 +121,7 @@ fn reported(event: v1::IngestedEvent) -> Reported {
         v1::CostEventType::Llm => Some("llm"),
         v1::CostEventType::Tool => Some("tool"),
         v1::CostEventType::Custom => Some("custom"),
+        v1::CostEventType::Adjustment => Some("adjustment"),
     };
     Reported {
         provider: event.provider,
@@ -267,6 +271,7 @@ fn event_type(word: &str) -> v1::CostEventType {
     match word {
         "llm" => v1::CostEventType::Llm,
         "tool" => v1::CostEventType::Tool,
+        "adjustment" => v1::CostEventType::Adjustment,
         _ => v1::CostEventType::Custom,
     }
 }
@@ -318,6 +323,8 @@ fn event(record: EventRecord) -> v1::CostEvent {
         cache_write_tokens: record.tokens.cache_write,
         price_id: record.price_id,
         price_version: record.price_version,
+        adjusts_event_id: record.adjusts.map(|id| id.to_string()),
+        cost_detail: None,
     }
 }
 

@@ -3,8 +3,10 @@
 mod auth;
 mod budgets;
 mod convert;
+mod cost_detail;
 mod cost_events;
 mod keys;
+mod prices;
 mod status;
 
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use nullspend_proto::v1::{
     auth_service_server::AuthServiceServer, budget_service_server::BudgetServiceServer,
     cost_event_service_server::CostEventServiceServer, health_service_server::HealthServiceServer,
     key_service_server::KeyServiceServer, policy_service_server::PolicyServiceServer,
+    price_service_server::PriceServiceServer,
 };
 use tonic::service::Routes;
 
@@ -33,5 +36,6 @@ pub fn routes(app: &Arc<App>) -> Routes {
         .add_service(CostEventServiceServer::new(services.clone()))
         .add_service(AuthServiceServer::new(services.clone()))
         .add_service(PolicyServiceServer::new(services.clone()))
+        .add_service(PriceServiceServer::new(services.clone()))
         .add_service(HealthServiceServer::new(services))
 }

@@ -27,6 +27,8 @@ macro_rules! event_select {
     };
 }
 
+pub(super) use event_select;
+
 /// Pushes ` AND column = value` for each condition that is given, and the tags.
 macro_rules! push_conditions {
     ($query:ident, $filter:ident, $table:literal) => {{
@@ -251,6 +253,8 @@ impl DenialRow {
             tool_server: None,
             charges: Vec::new(),
             dataplane_id: None,
+            detail: None,
+            adjusts: None,
         })
     }
 }

@@ -16,7 +16,7 @@ macro_rules! event_columns {
          held_nanos, duration_ms, upstream_ms, ttfb_ms, overhead_us, started_at_ms, ended_at_ms, ingested_at_ms, \
          trace_id, session_id, customer_id, action_id, tags, budget_status, stop_reason, measurement, ending, \
          status_code, stream, unpriced, revision, price_id, price_version, tool_name, tool_server, charges, \
-         dataplane_id"
+         dataplane_id, detail, adjusts_event_id"
     };
 }
 pub(super) use event_columns;
@@ -76,7 +76,9 @@ macro_rules! bind_event {
             .push_bind($event.tool_name.clone())
             .push_bind($event.tool_server.clone())
             .push_bind(charges_json(&$event.charges))
-            .push_bind($event.dataplane_id.clone());
+            .push_bind($event.dataplane_id.clone())
+            .push_bind($event.detail.clone())
+            .push_bind($event.adjusts.map(|id| id.bare()));
     }};
 }
 pub(super) use bind_event;
@@ -136,6 +138,8 @@ pub(super) struct EventRow {
     tool_server: Option<String>,
     charges: String,
     dataplane_id: Option<String>,
+    detail: Option<String>,
+    adjusts_event_id: Option<String>,
 }
 
 impl EventRow {
@@ -199,6 +203,8 @@ impl EventRow {
             tool_server: self.tool_server,
             charges: read.charges(&self.charges)?,
             dataplane_id: self.dataplane_id,
+            detail: self.detail,
+            adjusts: read.optional_id("adjusts_event_id", self.adjusts_event_id.as_deref())?,
         })
     }
 }

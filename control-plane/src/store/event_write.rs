@@ -17,7 +17,7 @@ use super::{
     pool::{Tx, on_tx},
 };
 
-/// Rows of one statement: 52 columns of each stay below SQLite's 32 766 parameters.
+/// Rows of one statement: 54 columns of each stay below SQLite's 32 766 parameters.
 const CHUNK: usize = 500;
 const TAG_CHUNK: usize = 2_000;
 

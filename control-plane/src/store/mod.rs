@@ -21,7 +21,9 @@ mod open;
 mod orgs;
 mod policy;
 mod pool;
+mod prices;
 mod record;
+mod rerate;
 
 pub use error::StoreError;
 pub use event_write::Written;
@@ -35,6 +37,8 @@ pub use model::{
 
 pub use open::OpenError;
 pub use orgs::Founding;
+pub use prices::{PriceRecord, StoredCatalogue};
+pub use rerate::RerateFilter;
 
 /// Handle to the database; clones share its connections.
 #[derive(Clone, Debug)]

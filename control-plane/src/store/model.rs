@@ -7,8 +7,11 @@ use nullspend_core::{
     id::{ActionId, AttemptId, BudgetId, KeyId, OrgId, UserId},
     money::Nanos,
     policy::{BudgetRule, Enforcement, Entity, KeyIdentity, OrgRule, Role},
+    price::PriceRow,
     window::{Interval, TimeZone},
 };
+
+use super::StoredCatalogue;
 
 /// Hex SHA-256 of a raw key, as the database holds it.
 pub type KeyHash = [u8; 32];
@@ -208,6 +211,10 @@ pub struct EventRecord {
     pub charges: Vec<BudgetCharge>,
     /// Which data plane reported it.
     pub dataplane_id: Option<String>,
+    /// The cost line by line, as JSON.
+    pub detail: Option<String>,
+    /// The event that this one adjusts.
+    pub adjusts: Option<AttemptId>,
 }
 
 /// A position in a list ordered newest first.
@@ -276,6 +283,10 @@ pub struct PolicyDelta {
     pub keys: Vec<(KeyHash, KeyIdentity)>,
     /// Budgets, new or changed.
     pub budgets: Vec<BudgetRule>,
+    /// Price rows, new or changed.
+    pub prices: Vec<PriceRow>,
+    /// The price catalogue, when another is in force.
+    pub catalogue: Option<StoredCatalogue>,
     /// Keys revoked.
     pub revoked_keys: Vec<KeyId>,
     /// Budgets deleted.

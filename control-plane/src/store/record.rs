@@ -137,6 +137,8 @@ pub(super) fn closed_event(closed: &Closed, dataplane_id: &str, now_ms: i64) -> 
         tool_server: None,
         charges: charges(stub)?,
         dataplane_id: Some(clean(dataplane_id)),
+        detail: Some(without_nul(&closed.cost_detail_json)).filter(|detail| !detail.is_empty()),
+        adjusts: None,
     })
 }
 

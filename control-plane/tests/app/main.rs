@@ -4,4 +4,5 @@
 mod budgets;
 mod events;
 mod keys;
+mod prices;
 mod world;

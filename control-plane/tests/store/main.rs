@@ -5,6 +5,7 @@ mod administration;
 mod calls;
 mod events;
 mod ingest;
+mod prices;
 mod world;
 
 use world::{Engine, World};
@@ -57,6 +58,11 @@ suite! {
     events::pages_tile_the_list,
     events::denials_are_listed_apart_and_age,
     events::reported_requests_are_unique,
+    prices::a_price_is_kept_with_every_version_of_its_end,
+    prices::a_refused_price_changes_nothing,
+    prices::the_last_catalogue_is_in_force,
+    prices::an_organisation_chooses_what_happens_without_a_price,
+    prices::events_are_read_again_page_by_page_with_their_adjustments,
 }
 
 /// The two migration folders say the same, but for the names of types and the order of text.

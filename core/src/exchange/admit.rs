@@ -16,7 +16,7 @@ use crate::{
     ledger::{Balance, LedgerUnavailable, MAX_SCOPES, Reserve, ReserveOutcome, Scope, Why, scope_for},
     money::{MAX_EVENT, Nanos},
     policy::{BudgetRule, Policy},
-    price::{Catalogue, Lookup, Priced},
+    price::{Lookup, Priced, Prices},
     request::RequestView,
 };
 
@@ -61,8 +61,9 @@ pub enum Verdict {
 pub(super) struct Admitted {
     pub(super) call: Call,
     pub(super) view: RequestView,
+    /// The prices of the whole attempt, whatever changes meanwhile.
+    pub(super) prices: Prices,
     pub(super) price: Option<Priced>,
-    pub(super) price_version: String,
     /// `None` for a model without a price, whose organisation chose a flat hold.
     pub(super) bound: Option<Bound>,
     pub(super) hold: Nanos,
@@ -96,13 +97,7 @@ pub struct Opening {
 impl AwaitingBody {
     /// Decides what a body needs before it may be forwarded.
     #[must_use]
-    pub fn body(
-        self,
-        settings: &Settings,
-        catalogue: &Arc<Catalogue>,
-        body: &[u8],
-        now: Moment,
-    ) -> Admission {
+    pub fn body(self, settings: &Settings, body: &[u8], now: Moment) -> Admission {
         let Self { call, policy } = self;
         if body.len() > settings.max_body_bytes {
             return call.refuse(&Refusal::TooLarge { max_bytes: settings.max_body_bytes });
@@ -123,7 +118,9 @@ impl AwaitingBody {
             };
             return call.deny(&refusal, &model, now);
         }
-        let (price, bound, hold) = match catalogue.lookup(&call.upstream.provider, &model, call.started.ms) {
+        let prices = policy.prices().clone();
+        let found = prices.lookup(Some(call.key.org), &call.upstream.provider, &model, call.started.ms);
+        let (price, bound, hold) = match found {
             Lookup::Priced(price) => {
                 let bound = bound(&price, &view);
                 let hold = bound.cost;
@@ -145,8 +142,7 @@ impl AwaitingBody {
                 format!("this call may cost up to {hold}, more than one call may; lower max tokens or n");
             return call.refuse(&Refusal::BadRequest { message, param: None });
         }
-        let price_version = catalogue.version().to_owned();
-        let admitted = Admitted { call, view, price, price_version, bound, hold, clamp: None, body_at: now };
+        let admitted = Admitted { call, view, prices, price, bound, hold, clamp: None, body_at: now };
         admitted.match_budgets(&policy, now.ms)
     }
 }
@@ -228,7 +224,7 @@ impl Admitted {
             stream: self.view.stream,
             unpriced: self.price.is_none(),
             price_id: self.price.as_ref().map(|price| price.id().to_owned()),
-            price_version: self.price.as_ref().map(|_| self.price_version.clone()),
+            price_version: self.price.as_ref().map(|price| price.version().to_owned()),
         }
     }
 }

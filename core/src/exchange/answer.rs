@@ -113,7 +113,9 @@ impl Refusal {
                 "invalid_model",
                 format!(
                     "model {model:?} has no price for provider {provider:?}, so its cost cannot be bounded; check the \
-                     spelling, or have an administrator add a price"
+                     spelling, or have an administrator add one: POST /api/prices (grpcurl: \
+                     nullspend.v1.PriceService/CreatePrice) with provider, model and tiers; \
+                     GET /api/prices/resolve says what is known"
                 ),
                 json!({ "model": model, "provider": provider }),
             ),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::{Forwarded, Moment, Origin, admit::Admitted};
 use crate::{
     attempt::{Closing, Ending, Measurement},
-    cost::{Cost, provider_reported},
-    price::{Catalogue, Lookup},
+    cost::{Cost, Detail, provider_reported},
+    price::{Lookup, Priced},
     settle::{Charge, prompt_tokens, settle, unseen},
     usage::{Metered, Terminal, UsageState},
 };
@@ -38,7 +38,8 @@ struct Outcome {
     ending: Ending,
     charge: Charge,
     metered: Option<Metered>,
-    price_id: Option<String>,
+    /// The row that priced it, and its version.
+    price: Option<(String, String)>,
     /// Another model answered than the one priced.
     served_unpriced: bool,
 }
@@ -47,22 +48,27 @@ impl Outcome {
     /// Costs nothing: it did not reach the provider, or the provider refused it.
     fn free(ending: Ending) -> Self {
         let charge = Charge { cost: Cost::default(), measurement: Measurement::Exact, whole_hold: false };
-        Self { ending, charge, metered: None, price_id: None, served_unpriced: false }
+        Self { ending, charge, metered: None, price: None, served_unpriced: false }
     }
+}
+
+fn row(priced: &Priced) -> (String, String) {
+    (priced.id().to_owned(), priced.version().to_owned())
 }
 
 impl Forwarded {
     /// Settles the attempt: together with [`Forwarded::stub`], its event.
     #[must_use]
-    pub fn close(mut self, end: End, catalogue: &std::sync::Arc<Catalogue>, now: Moment) -> Closing {
-        let outcome = self.outcome(end, catalogue);
+    pub fn close(mut self, end: End, now: Moment) -> Closing {
+        let outcome = self.outcome(end);
         let system_tags = self.system_tags(end, &outcome);
         let received = self.received;
-        let Outcome { ending, charge, metered, price_id, .. } = outcome;
+        let Outcome { ending, charge, metered, price, .. } = outcome;
         let ms_since_forward =
             |at: Moment| i64::try_from(at.us_since(self.forwarded_at) / 1000).unwrap_or(i64::MAX);
         let (served_model, stop_reason) =
             metered.map(|m| (m.served_model.map(short), m.stop_reason.map(short))).unwrap_or_default();
+        let (price_id, price_version) = price.unzip();
         let overhead_us = self.admitted.call.head_us + self.forwarded_at.us_since(self.admitted.body_at);
         Closing {
             ended_at_ms: now.ms.max(self.stub.started_at_ms),
@@ -73,9 +79,11 @@ impl Forwarded {
             provider_request_id: received.as_ref().and_then(|r| r.provider_request_id.clone()),
             served_model,
             price_id,
+            price_version,
             stop_reason,
             tokens: charge.cost.tokens,
             parts: charge.cost.parts,
+            detail: charge.cost.detail,
             upstream_ms: ms_since_forward(now),
             ttfb_ms: self.first_byte_at.map(ms_since_forward),
             overhead_us: i64::try_from(overhead_us).unwrap_or(i64::MAX),
@@ -83,7 +91,7 @@ impl Forwarded {
         }
     }
 
-    fn outcome(&mut self, end: End, catalogue: &std::sync::Arc<Catalogue>) -> Outcome {
+    fn outcome(&mut self, end: End) -> Outcome {
         if end == End::NotForwarded {
             return Outcome::free(Ending::Aborted);
         }
@@ -99,19 +107,19 @@ impl Forwarded {
         let Some(meter) = self.meter.take() else { return Outcome::free(Ending::ProviderError) };
         let metered = meter.finish();
         let ending = if end == End::Complete { Ending::Complete } else { Ending::Aborted };
-        self.metered(ending, metered, catalogue)
+        self.metered(ending, metered)
     }
 
     /// An answer that a 2xx status began.
-    fn metered(&self, ending: Ending, metered: Metered, catalogue: &std::sync::Arc<Catalogue>) -> Outcome {
-        let Admitted { call, view, price, bound, .. } = &self.admitted;
+    fn metered(&self, ending: Ending, metered: Metered) -> Outcome {
+        let Admitted { call, view, prices, price, bound, .. } = &self.admitted;
         let own = metered.usage.as_ref().and_then(provider_reported);
         if call.upstream.vendor.names_its_price() && metered.usage_state == UsageState::Final {
             // What it says is what it bills, whatever model it chose, with or without a price of ours.
             if let Some(cost) = own {
                 let charge = Charge { cost, measurement: Measurement::Exact, whole_hold: false };
-                let price_id = price.as_ref().map(|priced| priced.id().to_owned());
-                return Outcome { ending, charge, metered: Some(metered), price_id, served_unpriced: false };
+                let price = price.as_ref().map(row);
+                return Outcome { ending, charge, metered: Some(metered), price, served_unpriced: false };
             }
         }
         let (Some(requested), Some(bound)) = (price, bound) else {
@@ -119,7 +127,7 @@ impl Forwarded {
         };
         // The model in the answer decides the price, the one in the request the hold.
         let served = metered.served_model.as_deref().and_then(|model| {
-            match catalogue.lookup(&call.upstream.provider, model, call.started.ms) {
+            match prices.lookup(Some(call.key.org), &call.upstream.provider, model, call.started.ms) {
                 Lookup::Priced(priced) => Some(priced),
                 Lookup::Unpriced => None,
             }
@@ -139,13 +147,17 @@ impl Forwarded {
             // Priced as what was asked for, since what answered has no price: marked, never silent (law 4).
             charge.measurement = Measurement::Estimated;
         }
-        let price_id = Some(priced.id().to_owned());
-        Outcome { ending, charge, metered: Some(metered), price_id, served_unpriced }
+        let price = Some(row(priced));
+        Outcome { ending, charge, metered: Some(metered), price, served_unpriced }
     }
 
     fn whole_hold(&self, metered: Option<Metered>) -> Outcome {
-        let charge = unseen(self.stub.held);
-        Outcome { ending: Ending::Complete, charge, metered, price_id: None, served_unpriced: false }
+        let mut charge = unseen(self.stub.held);
+        if let Some(usage) = metered.as_ref().and_then(|metered| metered.usage.as_ref()) {
+            // Once the model has a price, the event can be priced by what it used.
+            charge.cost.detail = Detail::unpriced(&self.admitted.view.model, usage);
+        }
+        Outcome { ending: Ending::Complete, charge, metered, price: None, served_unpriced: false }
     }
 
     /// `_ns_*` tags of contract §3.4.

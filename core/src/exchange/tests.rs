@@ -23,7 +23,6 @@ use crate::{
     ledger::{Balance, LedgerUnavailable, ReserveOutcome, Why},
     money::Nanos,
     policy::{BudgetRule, Enforcement, Entity, KeyIdentity, OrgRule, OutputPolicy, Policy, Role},
-    price::Catalogue,
     window::{Interval, TimeZone},
 };
 
@@ -102,7 +101,7 @@ fn start(policy: Policy, headers: &Headers) -> Result<Box<AwaitingBody>, Box<Ans
 
 fn admit(policy: Policy, path: &str, body: &[u8]) -> Admission {
     let awaiting = start(policy, &headers(path, &[])).expect("accepted");
-    awaiting.body(&settings(), &Catalogue::shipped(), body, NOW)
+    awaiting.body(&settings(), body, NOW)
 }
 
 fn refused(admission: Admission) -> Box<Answered> {
@@ -152,7 +151,7 @@ fn code(answered: &Answered) -> (u16, &'static str) {
 }
 
 fn close(forwarded: Forwarded, end: End) -> Closing {
-    forwarded.close(end, &Catalogue::shipped(), later(50))
+    forwarded.close(end, later(50))
 }
 
 #[test]
@@ -323,7 +322,7 @@ fn forwarding_strips_what_is_ours_and_asks_for_usage() {
     let body = chat(true);
     let awaiting =
         start(policy_with(identity()), &headers(CHAT, &[("x-nullspend-tags", "{}"), ("cookie", "a=b")]));
-    let admission = awaiting.unwrap().body(&settings(), &Catalogue::shipped(), &body, NOW);
+    let admission = awaiting.unwrap().body(&settings(), &body, NOW);
     let (forward, _) = opened(admission).opened(body, NOW);
     assert_eq!(forward.cluster, "openai");
     assert_eq!(forward.remove_headers, ["cookie", "x-nullspend-key", "x-nullspend-tags"]);

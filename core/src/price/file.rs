@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Deserialize;
 
 use super::{
-    CatalogueError, Fees, Limits, Model, Modifiers, Period,
+    CatalogueError, Fees, Limits, Model, Modifiers,
+    model::Period,
     rates::{Class, Rates, Tier, TierRates},
 };
 
@@ -22,6 +23,8 @@ struct File {
     schema: String,
     version: String,
     unit: String,
+    #[serde(default)]
+    force: bool,
     models: Vec<Entry>,
 }
 
@@ -61,6 +64,8 @@ struct Price {
 /// What a valid file holds.
 pub(super) struct Parsed {
     pub version: String,
+    /// Changes of more than a factor of three are meant.
+    pub forced: bool,
     pub models: Vec<Model>,
     /// (provider, id or alias) → index of its model.
     pub names: HashMap<String, HashMap<String, usize>>,
@@ -73,8 +78,13 @@ pub(super) fn parse(text: &str) -> Result<Parsed, CatalogueError> {
     if file.schema != SCHEMA || file.unit != "pico_usd" {
         return Err(CatalogueError::Schema { schema: file.schema, unit: file.unit });
     }
-    let mut parsed =
-        Parsed { version: file.version, models: Vec::new(), names: HashMap::new(), patterns: Vec::new() };
+    let mut parsed = Parsed {
+        version: file.version,
+        forced: file.force,
+        models: Vec::new(),
+        names: HashMap::new(),
+        patterns: Vec::new(),
+    };
     for entry in file.models {
         add(entry, &mut parsed)?;
     }
@@ -94,12 +104,8 @@ fn add(entry: Entry, parsed: &mut Parsed) -> Result<(), CatalogueError> {
             return Err(invalid(format!("`{spelling}` names two models of this provider")));
         }
     }
+    check_patterns(&entry.patterns).map_err(invalid)?;
     for pattern in entry.patterns {
-        if !super::resolve::is_pattern(&pattern) {
-            return Err(invalid(format!(
-                "pattern `{pattern}` must hold {{yyyy-mm-dd}}, {{yyyymmdd}} or {{mm-dd}} once"
-            )));
-        }
         parsed.patterns.push((entry.provider.clone(), pattern, index));
     }
     let mut periods = Vec::with_capacity(entry.prices.len());
@@ -113,16 +119,7 @@ fn add(entry: Entry, parsed: &mut Parsed) -> Result<(), CatalogueError> {
             ));
         }
     }
-    for (what, percent) in entry.modifiers.all() {
-        if !(1..=1000).contains(&percent) {
-            return Err(invalid(format!("modifier {what} must be 1 to 1000 percent")));
-        }
-    }
-    for (what, fee) in entry.fees.all() {
-        if fee > ABSURD_FEE {
-            return Err(invalid(format!("fee {what} of {fee} pico-dollars per call is absurd")));
-        }
-    }
+    check_modifiers(&entry.modifiers).and_then(|()| check_fees(&entry.fees)).map_err(invalid)?;
     parsed.models.push(Model {
         name,
         provider: entry.provider,
@@ -139,6 +136,7 @@ fn add(entry: Entry, parsed: &mut Parsed) -> Result<(), CatalogueError> {
         periods,
         modifiers: entry.modifiers,
         fees: entry.fees,
+        row_version: None,
     });
     Ok(())
 }
@@ -151,10 +149,36 @@ fn period(price: Price) -> Result<Period, String> {
     {
         return Err("a price must start before it ends".to_owned());
     }
-    if !price.tiers.contains_key(&Tier::Standard) {
+    check_tiers(&price.tiers)?;
+    Ok(Period { from_ms, until_ms, tiers: price.tiers.into_iter().collect() })
+}
+
+pub(super) fn check_patterns(patterns: &[String]) -> Result<(), String> {
+    match patterns.iter().find(|pattern| !super::resolve::is_pattern(pattern)) {
+        None => Ok(()),
+        Some(bad) => Err(format!("pattern `{bad}` must hold {{yyyy-mm-dd}}, {{yyyymmdd}} or {{mm-dd}} once")),
+    }
+}
+
+pub(super) fn check_modifiers(modifiers: &Modifiers) -> Result<(), String> {
+    match modifiers.all().find(|(_, percent)| !(1..=1000).contains(percent)) {
+        None => Ok(()),
+        Some((what, _)) => Err(format!("modifier {what} must be 1 to 1000 percent")),
+    }
+}
+
+pub(super) fn check_fees(fees: &Fees) -> Result<(), String> {
+    match fees.all().into_iter().find(|(_, fee)| *fee > ABSURD_FEE) {
+        None => Ok(()),
+        Some((what, fee)) => Err(format!("fee {what} of {fee} pico-dollars per call is absurd")),
+    }
+}
+
+pub(super) fn check_tiers(tiers: &BTreeMap<Tier, TierRates>) -> Result<(), String> {
+    if !tiers.contains_key(&Tier::Standard) {
         return Err("every price needs the tier `standard`".to_owned());
     }
-    for (tier, rates) in &price.tiers {
+    for (tier, rates) in tiers {
         check_rates(&rates.rates).map_err(|what| format!("tier {}: {what}", tier.as_str()))?;
         if let Some(above) = &rates.above {
             check_rates(&above.rates).map_err(|what| format!("tier {} above: {what}", tier.as_str()))?;
@@ -163,7 +187,7 @@ fn period(price: Price) -> Result<Period, String> {
             }
         }
     }
-    Ok(Period { from_ms, until_ms, tiers: price.tiers.into_iter().collect() })
+    Ok(())
 }
 
 fn check_rates(rates: &Rates) -> Result<(), String> {

@@ -1,12 +1,13 @@
 //! Token classes, service tiers and the rates of one price.
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{Error as _, MapAccess, Visitor},
 };
 
 /// A disjoint class of tokens with a rate of its own (pricing units: pico-dollars per token).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "&'static str")]
 pub enum Class {
     /// Text input that no cache served or stored.
     Input,
@@ -100,6 +101,20 @@ impl Class {
     }
 }
 
+impl From<Class> for &'static str {
+    fn from(class: Class) -> Self {
+        class.as_str()
+    }
+}
+
+impl TryFrom<String> for Class {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        Self::parse(&name).ok_or_else(|| format!("unknown token class `{name}`"))
+    }
+}
+
 /// Rates of all classes a tier offers, in pico-dollars per token.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rates([Option<u64>; Class::COUNT]);
@@ -140,6 +155,12 @@ impl Rates {
     }
 }
 
+impl Serialize for Rates {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter().map(|(class, rate)| (class.as_str(), rate)))
+    }
+}
+
 impl<'de> Deserialize<'de> for Rates {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Map;
@@ -166,7 +187,7 @@ impl<'de> Deserialize<'de> for Rates {
 }
 
 /// A way of serving that has rates of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tier {
     /// What everybody gets.
@@ -197,6 +218,12 @@ impl Tier {
         Self::Decisions,
     ];
 
+    /// The tier of that name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|tier| tier.as_str() == name)
+    }
+
     /// The name in the catalogue.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -213,17 +240,18 @@ impl Tier {
 }
 
 /// Rates of one tier: below and, where the model has one, above its long-context threshold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TierRates {
     /// Up to the threshold, or always.
     pub rates: Rates,
     /// The dearer band; it holds for the whole request.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub above: Option<Above>,
 }
 
 /// A long-context band.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Above {
     /// Prompts of more tokens than this (cache reads and writes count) pay these rates.

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use super::*;
 
 /// 2026-11-23.

@@ -91,6 +91,17 @@ impl Usage {
     }
 }
 
+impl Usage {
+    /// The served tier where it is known, else standard.
+    #[must_use]
+    pub fn known_tier(&self) -> Tier {
+        match &self.tier {
+            ServedTier::Known(tier) => *tier,
+            ServedTier::Unknown(_) => Tier::Standard,
+        }
+    }
+}
+
 /// The tier behind a provider's word for it.
 pub(super) fn tier_named(word: &str) -> ServedTier {
     match word.to_ascii_lowercase().as_str() {

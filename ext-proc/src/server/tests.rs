@@ -22,7 +22,6 @@ use nullspend_core::{
     id::{BudgetId, KeyId, OrgId, RandomIds, UserId},
     ledger::{CounterKey, Ledger},
     money::Nanos,
-    price::Catalogue,
 };
 use nullspend_ledger::MemoryLedger;
 use nullspend_proto::internal::{BudgetRule, KeyPolicy, SpoolRecord, WatchResponse, spool_record::Kind};
@@ -87,7 +86,6 @@ impl World {
             ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
             clock,
             ids: Arc::new(RandomIds),
-            catalogue: Catalogue::shipped(),
             control_plane: control.channel(),
         };
         let plane = DataPlane::build(config, deps).unwrap();

@@ -1,5 +1,6 @@
 //! The policy, kept current from the control plane and kept at all without it (design §3, law 7).
 
+mod prices;
 mod rows;
 mod saved;
 

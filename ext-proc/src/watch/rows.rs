@@ -6,12 +6,14 @@ use std::{
 };
 
 use nullspend_core::{
-    id::{BudgetId, KeyId, OrgId},
+    id::{BudgetId, KeyId, OrgId, PriceId},
     money::{MAX_EVENT, MAX_LIMIT, Nanos},
     policy::{self, Enforcement, Entity, KeyIdentity, OrgRule, OutputPolicy, Policy, Role},
     window::Interval,
 };
-use nullspend_proto::internal::{BudgetRule, KeyPolicy, OrgPolicy, WatchResponse};
+use nullspend_proto::internal::{self as wire, BudgetRule, KeyPolicy, OrgPolicy, WatchResponse};
+
+use super::prices::{self, Prices};
 
 /// What came of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +31,7 @@ enum Row {
     Org(String),
     Key(String),
     Budget(String),
+    Price(String),
 }
 
 /// Every row as received, and the policy they make.
@@ -40,6 +43,7 @@ pub(super) struct Rows {
     orgs: BTreeMap<String, OrgPolicy>,
     keys: BTreeMap<String, KeyPolicy>,
     budgets: BTreeMap<String, BudgetRule>,
+    prices: Prices,
     /// Rows that make no sense to this version, with the organisation that must not run without them.
     bad: HashMap<Row, Option<OrgId>>,
 }
@@ -51,8 +55,12 @@ impl Rows {
 
     /// Lays a message over what is held, or replaces it.
     pub(super) fn apply(&mut self, message: WatchResponse) -> Applied {
-        if message.snapshot {
+        let snapshot = message.snapshot;
+        if snapshot {
+            let before = self.policy.prices().clone();
             *self = Self { refused: self.refused, ..Self::default() };
+            // Until the new ones are understood.
+            self.policy.set_prices(before);
         } else if message.history_id != self.policy.history_id {
             return Applied::Resync;
         } else if message.revision < self.policy.revision {
@@ -75,6 +83,9 @@ impl Rows {
         for row in message.budgets {
             self.put_budget(row);
         }
+        if snapshot || !message.prices.is_empty() || message.catalogue.is_some() {
+            self.apply_prices(message.prices, message.catalogue);
+        }
         let unenforceable: HashSet<OrgId> = self.bad.values().copied().flatten().collect();
         self.policy.set_unenforceable(unenforceable);
         Applied::Changed
@@ -89,7 +100,37 @@ impl Rows {
             orgs: self.orgs.values().cloned().collect(),
             keys: self.keys.values().cloned().collect(),
             budgets: self.budgets.values().cloned().collect(),
+            prices: self.prices.rows.values().cloned().collect(),
+            catalogue: self.prices.catalogue.clone(),
             ..WatchResponse::default()
+        }
+    }
+
+    /// Lays prices over those held. What contradicts itself is refused as a whole, and the prices before it stay.
+    fn apply_prices(&mut self, rows: Vec<wire::PriceRow>, catalogue: Option<wire::PriceCatalogue>) {
+        for row in rows {
+            let id = bare::<PriceId>(&row.price_id, PriceId::bare);
+            match prices::row(&row) {
+                Ok(understood) => {
+                    self.prices.understood.insert(id.clone(), understood);
+                    self.bad.remove(&Row::Price(id.clone()));
+                }
+                Err(reason) => {
+                    self.prices.understood.remove(&id);
+                    self.refuse(Row::Price(id.clone()), row.org_id.parse().ok(), reason);
+                }
+            }
+            self.prices.rows.insert(id, row);
+        }
+        if let Some(catalogue) = catalogue {
+            self.prices.catalogue = Some(catalogue);
+        }
+        match self.prices.together() {
+            Ok(prices) => self.policy.set_prices(prices),
+            Err(error) => {
+                self.refused += 1;
+                tracing::error!(%error, "the prices cannot be used together; those before them stay in force");
+            }
         }
     }
 

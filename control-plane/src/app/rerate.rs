@@ -1,0 +1,275 @@
+//! Pricing past events again, after a price was mended.
+
+use std::collections::BTreeMap;
+
+use nullspend_core::{
+    attempt::Tokens,
+    cost::Detail,
+    id::AttemptId,
+    ledger::{Charge, ChargeOutcome, Scope},
+    money::{MAX_EVENT, Nanos},
+    policy::{Enforcement, Role},
+    price::Prices,
+};
+use sha2::{Digest, Sha256};
+
+use super::{App, AppError, Caller, check::Checks};
+use crate::store::{Cursor, EventRecord, RerateFilter};
+
+/// Events looked at by one call.
+const PAGE: i64 = 2_000;
+/// Adjustments shown in an answer.
+const SAMPLE: usize = 20;
+/// Longest span of one request.
+const MAX_SPAN_MS: i64 = 366 * 86_400_000;
+
+/// Which events to price again.
+#[derive(Clone, Debug)]
+pub struct RerateRequest {
+    /// Since when they ended.
+    pub from_ms: i64,
+    /// Until when, exclusively.
+    pub until_ms: i64,
+    /// Equal provider.
+    pub provider: Option<String>,
+    /// Equal model, as it was requested.
+    pub model: Option<String>,
+    /// Only say what would be booked.
+    pub dry_run: bool,
+    /// Why.
+    pub reason: String,
+    /// Where the last call stopped.
+    pub cursor: Option<Cursor>,
+}
+
+/// One event whose cost differs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rerated {
+    /// The event.
+    pub event: AttemptId,
+    /// What was booked; `None` in a dry run.
+    pub adjustment: Option<AttemptId>,
+    /// Its model.
+    pub model: String,
+    /// Its cost, earlier adjustments included.
+    pub before: Nanos,
+    /// Its cost by today's prices.
+    pub after: Nanos,
+    /// The row that prices it now, and that row's version.
+    pub price: (String, String),
+}
+
+/// What pricing again came to.
+#[derive(Clone, Debug, Default)]
+pub struct RerateReport {
+    /// Nothing was booked.
+    pub dry_run: bool,
+    /// Events looked at.
+    pub examined: usize,
+    /// Events whose cost differs.
+    pub adjusted: usize,
+    /// Their costs before.
+    pub before: Nanos,
+    /// Their costs by today's prices.
+    pub after: Nanos,
+    /// Events that cannot be priced again, by reason.
+    pub skipped: BTreeMap<&'static str, usize>,
+    /// The first that differ.
+    pub sample: Vec<Rerated>,
+    /// Where to go on; `None` when all was looked at.
+    pub cursor: Option<Cursor>,
+}
+
+impl App {
+    /// Prices past proxied events by today's prices of the instant they began, and books the differences.
+    ///
+    /// Doing it twice books nothing twice: an adjustment's id follows from what it adjusts, and the second time there is
+    /// no difference left.
+    ///
+    /// # Errors
+    /// `validation_error`, `forbidden`; `service_unavailable` when the ledger or the database is away, and then
+    /// repeating is safe.
+    pub async fn rerate(&self, caller: &Caller, request: RerateRequest) -> Result<RerateReport, AppError> {
+        caller.require(Role::Admin)?;
+        let mut checks = Checks::default();
+        checks.text("reason", &request.reason, 0, 200);
+        let span = request.until_ms.saturating_sub(request.from_ms);
+        checks.require(span > 0, "until", "must be after from");
+        checks.require(span <= MAX_SPAN_MS, "until", "must be at most 366 days after from");
+        checks.finish()?;
+        let prices = self.prices().await?;
+        let filter = RerateFilter {
+            from_ms: request.from_ms,
+            until_ms: request.until_ms,
+            provider: request.provider.clone(),
+            model: request.model.clone(),
+            after: request.cursor.clone(),
+        };
+        let mut events = self.store.events_to_rerate(caller.org, &filter, PAGE + 1).await?;
+        let mut report = RerateReport { dry_run: request.dry_run, ..RerateReport::default() };
+        if events.len() > PAGE as usize {
+            events.truncate(PAGE as usize);
+            report.cursor =
+                events.last().map(|event| Cursor { at_ms: event.ended_at_ms, id: event.id.bare() });
+        }
+        let ids: Vec<AttemptId> = events.iter().map(|event| event.id).collect();
+        let earlier = self.store.adjustments(&ids).await?;
+        report.examined = events.len();
+        for event in events {
+            let (count, adjusted) = earlier.get(&event.id).copied().unwrap_or_default();
+            let before = event.cost + adjusted;
+            let (detail, after) = match again(&prices, &event) {
+                Ok(found) => found,
+                Err(reason) => {
+                    *report.skipped.entry(reason).or_default() += 1;
+                    continue;
+                }
+            };
+            if after == before {
+                continue;
+            }
+            let adjustment =
+                adjustment(&event, detail, after - before, count, &request.reason, self.clock.now_ms());
+            report.note(&event, &adjustment, before, after);
+            if !request.dry_run {
+                self.book(adjustment).await?;
+            }
+        }
+        Ok(report)
+    }
+
+    /// The ledger first, then the store: what is refused there leaves nothing behind, and both take an id once.
+    async fn book(&self, adjustment: EventRecord) -> Result<(), AppError> {
+        if !adjustment.charges.is_empty() {
+            let scopes = adjustment.charges.iter().map(|charge| Scope {
+                counter: charge.counter,
+                window_end_ms: charge.window_end_ms,
+                // The ledger keeps the limit of the highest revision, so these never replace one.
+                limit: Nanos::ZERO,
+                revision: 0,
+                enforcement: Enforcement::Warn,
+                session_limit: None,
+                velocity: None,
+                finalization_reserve: Nanos::ZERO,
+            });
+            let charge = Charge {
+                id: adjustment.id,
+                org: adjustment.org,
+                scopes: scopes.collect(),
+                session: None,
+                actual: adjustment.cost,
+            };
+            if let ChargeOutcome::Invalid(misuse) = self.ledger.charge(&charge).await? {
+                return Err(AppError::internal("The adjustment makes no sense to the ledger", misuse));
+            }
+        }
+        self.write_charged(vec![adjustment]).await.map(|_| ())
+    }
+}
+
+impl RerateReport {
+    fn note(&mut self, event: &EventRecord, adjustment: &EventRecord, before: Nanos, after: Nanos) {
+        self.adjusted += 1;
+        self.before = self.before + before;
+        self.after = self.after + after;
+        if self.sample.len() < SAMPLE {
+            self.sample.push(Rerated {
+                event: event.id,
+                adjustment: (!self.dry_run).then_some(adjustment.id),
+                model: event.model.clone(),
+                before,
+                after,
+                price: (
+                    adjustment.price_id.clone().unwrap_or_default(),
+                    adjustment.price_version.clone().unwrap_or_default(),
+                ),
+            });
+        }
+    }
+}
+
+/// An event's lines at today's prices, and their sum.
+fn again(prices: &Prices, event: &EventRecord) -> Result<(Detail, Nanos), &'static str> {
+    if event.measurement == "lapsed" {
+        return Err("lapsed");
+    }
+    let Some(text) = &event.detail else { return Err("no_detail") };
+    let detail: Detail = serde_json::from_str(text).map_err(|_| "no_detail")?;
+    if detail.reported_pico.is_some() {
+        return Err("provider_reported");
+    }
+    // A cost that was estimated or is the whole hold does not follow from what was seen, except where the price alone
+    // was missing.
+    if event.measurement != "exact" && !event.unpriced {
+        return Err("estimated");
+    }
+    if detail.steps.is_empty() {
+        return Err("no_usage");
+    }
+    let repriced =
+        detail.reprice(prices, event.org, &event.provider, event.started_at_ms).ok_or("unpriced")?;
+    let cost = Nanos::from_pico_half_up(repriced.total_pico()).min(MAX_EVENT);
+    Ok((repriced, cost))
+}
+
+/// The event of a difference: everything that attributes the original, and nothing that counts twice.
+fn adjustment(
+    event: &EventRecord,
+    detail: Detail,
+    difference: Nanos,
+    earlier: u32,
+    reason: &str,
+    now_ms: i64,
+) -> EventRecord {
+    let first = detail.steps.first();
+    let mut tags: BTreeMap<String, String> = event
+        .tags
+        .iter()
+        .filter(|(name, _)| !name.starts_with("_ns_"))
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .collect();
+    tags.insert("_ns_adjusts".to_owned(), event.id.to_string());
+    if !reason.is_empty() {
+        tags.insert("_ns_reason".to_owned(), reason.to_owned());
+    }
+    EventRecord {
+        id: adjustment_id(event.id, earlier, difference),
+        tokens: Tokens::default(),
+        cost: difference,
+        parts: None,
+        held: None,
+        duration_ms: None,
+        upstream_ms: None,
+        ttfb_ms: None,
+        overhead_us: None,
+        ended_at_ms: now_ms.max(event.started_at_ms),
+        ingested_at_ms: now_ms,
+        event_type: "adjustment".to_owned(),
+        tags,
+        stop_reason: None,
+        ending: None,
+        status_code: None,
+        unpriced: false,
+        measurement: "exact".to_owned(),
+        revision: 1,
+        price_id: first.and_then(|step| step.price_id.clone()),
+        price_version: first.and_then(|step| step.price_version.clone()),
+        dataplane_id: None,
+        detail: serde_json::to_string(&detail).ok(),
+        adjusts: Some(event.id),
+        ..event.clone()
+    }
+}
+
+/// Two runs at once make the same adjustment, and one of them is the duplicate.
+fn adjustment_id(event: AttemptId, earlier: u32, difference: Nanos) -> AttemptId {
+    let mut hash = Sha256::new();
+    hash.update(b"adjustment");
+    hash.update(event.0.as_bytes());
+    hash.update(earlier.to_be_bytes());
+    hash.update(difference.0.to_be_bytes());
+    let digest: [u8; 32] = hash.finalize().into();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    AttemptId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+}
