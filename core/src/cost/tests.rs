@@ -149,3 +149,62 @@ proptest! {
         prop_assert!(cost(&priced, &used, &CostContext::default()).pico >= before);
     }
 }
+
+#[test]
+fn lines_are_priced_again_by_todays_prices_and_the_same_rules() {
+    use crate::{
+        id::{OrgId, PriceId},
+        price::{PriceRow, Prices, Terms},
+    };
+    let raw = json!({"input_tokens": 300_000, "output_tokens": 100, "input_tokens_details": {"cached_tokens": 1000}});
+    let usage = usage(Dialect::Responses, &raw);
+    let before = cost(&priced("openai", "gpt-5.4"), &usage, &CostContext::default());
+    let unpriced = Detail::unpriced("gpt-5.4", &usage);
+    let org = OrgId(uuid::Uuid::from_u128(1));
+    let shipped = Prices::default();
+    assert_eq!(before.detail.reprice(&shipped, org, "openai", NOW), Some(before.detail.clone()));
+    assert_eq!(
+        unpriced.reprice(&shipped, org, "openai", NOW).unwrap().total_pico(),
+        before.pico,
+        "once there is a price"
+    );
+    assert_eq!((unpriced.total_pico(), unpriced.steps[0].lines[0].rate_pico), (0, None));
+
+    let terms = r#"{"provider":"openai","model":"gpt-5.4","tiers":{"standard":{"rates":{"input":1000,"output":1000},
+        "above":{"tokens":1000,"rates":{"input":2000,"cached_input":500,"output":4000}}}}}"#;
+    let row = PriceRow {
+        id: PriceId(uuid::Uuid::from_u128(2)),
+        version: 3,
+        org: Some(org),
+        from_ms: 0,
+        until_ms: None,
+        terms: Terms::parse(terms).unwrap(),
+    };
+    let mended = Prices::new(Catalogue::shipped(), &[row]).unwrap();
+    let after = before.detail.reprice(&mended, org, "openai", NOW).unwrap();
+    assert_eq!(after.total_pico(), 299_000 * 2000 + 1000 * 500 + 100 * 4000, "the band of the whole prompt");
+    assert_eq!(after.steps[0].price_version.as_deref(), Some("3"));
+    let other = OrgId(uuid::Uuid::from_u128(9));
+    assert_eq!(before.detail.reprice(&mended, other, "openai", NOW), Some(before.detail.clone()));
+    assert_eq!(before.detail.reprice(&mended, org, "mistral", NOW), None, "no price there");
+    assert_eq!(Detail::default().reprice(&mended, org, "openai", NOW), None, "nothing was measured");
+}
+
+proptest! {
+    #[test]
+    fn lines_add_up_survive_their_text_and_price_again_to_the_same(priced in any_priced(), counts in prop::collection::vec(0..2_000_000_u64, Class::COUNT), searches in 0..5_u64, geo in any::<bool>()) {
+        let mut usage = Usage { geo_us: geo, ..Usage::default() };
+        for (class, tokens) in Class::ALL.into_iter().zip(counts) {
+            usage.counts.add(class, tokens);
+        }
+        usage.prompt = usage.counts.sum(Class::is_input);
+        usage.tools.web_searches = searches;
+        let cost = cost(&priced, &usage, &CostContext::default());
+        prop_assert_eq!(cost.detail.total_pico(), cost.pico);
+        let text = serde_json::to_string(&cost.detail).unwrap();
+        prop_assert_eq!(&serde_json::from_str::<Detail>(&text).unwrap(), &cost.detail);
+        let org = crate::id::OrgId(uuid::Uuid::nil());
+        let again = cost.detail.reprice(&crate::price::Prices::default(), org, priced.provider(), NOW);
+        prop_assert_eq!(again.as_ref(), Some(&cost.detail).filter(|detail| !detail.steps.is_empty()));
+    }
+}
