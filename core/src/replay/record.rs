@@ -105,7 +105,7 @@ impl Record {
         let sse = kind == BodyKind::Sse;
         Ok(Self {
             rates: line.pricing_override.as_ref().map(rates).transpose()?,
-            context: context(&line.model, dialect, &request, &response),
+            context: context(dialect, &request, &response),
             // In a plain answer the tier stands in the body; a stream's own events name it.
             header_tier: header_tier(dialect, &response, sse),
             long_cache: asks_for_long_cache(&request),
@@ -186,15 +186,15 @@ fn body(dialect: Dialect, usage: Option<&RawValue>, response: &Value) -> Vec<u8>
     format!("{{\"{name}\":{usage}{comma}{}", &rest[1..]).into_bytes()
 }
 
-fn context(model: &str, dialect: Dialect, request: &Value, response: &Value) -> CostContext {
+fn context(dialect: Dialect, request: &Value, response: &Value) -> CostContext {
     let text = |value: &Value, name: &str| value[name].as_str().unwrap_or_default().to_owned();
     let host = text(request, "host");
-    let window = request.pointer("/background_options/completion_window").and_then(Value::as_str);
+    let window = request.pointer("/background_options/completion_window");
+    let window = window.or_else(|| request.get("completion_window")).and_then(Value::as_str);
     let window = window.unwrap_or_default().trim_end_matches('h').parse().ok();
     let tools = request["tools"].as_array().map(Vec::as_slice).unwrap_or_default();
     let preview =
         |tool: &Value| tool["type"].as_str().is_some_and(|kind| kind.starts_with("web_search_preview"));
-    let chat = dialect == Dialect::Chat;
     CostContext {
         batch: request["processing"] == "batch",
         decisions: text(response, "model_endpoint").ends_with("/decisions")
@@ -202,7 +202,8 @@ fn context(model: &str, dialect: Dialect, request: &Value, response: &Value) -> 
         regional_host: host.contains(".api.openai.com"),
         completion_window_h: window,
         web_search_preview: tools.iter().any(preview),
-        chat_search: chat && (model.contains("-search-") || request["web_search_options"].is_object()),
+        // A record that does not show the request shows no search either.
+        chat_search: dialect == Dialect::Chat && request["web_search_options"].is_object(),
         tool_definition_tokens: 0,
     }
 }
