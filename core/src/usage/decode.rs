@@ -101,8 +101,6 @@ impl<W: Write> Decoder<W> {
     fn write(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() {
             match self.stage.write(piece) {
-                // The encoded stream has ended; what follows it means nothing.
-                Ok(0) => return,
                 Ok(taken) => piece = piece.get(taken..).unwrap_or_default(),
                 Err(_) => {
                     let bomb = self.stage.is_overrun();
@@ -255,6 +253,9 @@ impl<W: Write> Write for Stage<W> {
             Coding::Brotli(decoder) => decoder.write(bytes),
             Coding::Zstd(decoder) => decoder.write(bytes),
         }?;
+        // An encoded stream that has ended takes nothing more, and the decoder before it would ask for ever: what
+        // follows means nothing.
+        let taken = if taken == 0 { bytes.len() } else { taken };
         // What was not taken comes again.
         self.taken -= (bytes.len() - taken) as u64;
         Ok(taken)

@@ -94,6 +94,19 @@ fn what_is_cut_short_is_decoded_as_far_as_it_goes() {
 }
 
 #[test]
+fn what_follows_an_encoded_stream_means_nothing_in_a_sequence_too() {
+    let plain = text();
+    for inner in ["deflate", "br"] {
+        let longer = [encode(inner, &plain), b"and more".repeat(1000)].concat();
+        assert_eq!(decode(inner, &longer, 700), (plain.clone(), None), "{inner}");
+        for outer in CODINGS {
+            let header = format!("{inner}, {outer}");
+            assert_eq!(decode(&header, &encode(outer, &longer), 700), (plain.clone(), None), "{header}");
+        }
+    }
+}
+
+#[test]
 fn what_is_not_encoded_so_is_corrupt() {
     for coding in CODINGS {
         assert_eq!(
