@@ -8,12 +8,16 @@ use crate::{
     attempt::{Api, CostParts, Tokens},
     bound,
     money::{MAX_EVENT, Nanos},
-    price::{Class, Lookup, Priced, Tier},
+    price::{Class, Lookup, Match, Priced, Tier},
     request::{HostedKind, RequestView},
     usage::{Counts, ServedTier, Usage},
 };
 
 pub use detail::{Detail, FeeLine, Line, Modifier, Step};
+
+/// Flags of costs that rest on a price which is not the call's own.
+const FINE_TUNE_FLAG: &str = "fine_tune_base_price";
+const IMAGES_FLAG: &str = "image_generation_estimated";
 
 /// What the request, not the answer, says about the price.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,12 +76,24 @@ pub struct Cost {
     pub flags: BTreeSet<String>,
 }
 
+impl Cost {
+    /// Whether a part of it is a guess, however exact the usage: images whose own usage nobody tells, or a fine-tune
+    /// at the price of its base model, since its own is in no public table.
+    #[must_use]
+    pub fn is_guessed(&self) -> bool {
+        [IMAGES_FLAG, FINE_TUNE_FLAG].iter().any(|flag| self.flags.contains(*flag))
+    }
+}
+
 /// Prices a usage.
 #[must_use]
 pub fn cost(priced: &Priced, usage: &Usage, context: &CostContext) -> Cost {
     let mut sum = Sum { flags: usage.flags.clone(), ..Sum::default() };
     if usage.not_billed {
         return sum.finish(usage, None);
+    }
+    if priced.matched() == Match::FineTune {
+        sum.flags.insert(FINE_TUNE_FLAG.to_owned());
     }
     let tier = choose_tier(priced, usage, context, &mut sum.flags);
     let modifiers = modifiers(priced, usage, context, &mut sum.flags);
@@ -188,7 +204,7 @@ fn fees(priced: &Priced, usage: &Usage, context: &CostContext, flags: &mut BTree
     add("web_search_preview", u64::from(context.chat_search), fees.web_search_preview);
     if tools.images > 0 {
         // The image model's own usage is not among the prices: the dearest image, and told.
-        flags.insert("image_generation_estimated".to_owned());
+        flags.insert(IMAGES_FLAG.to_owned());
         add("image", tools.images, bound::IMAGE_FEE_PICO);
     }
     add("grounded_prompt", u64::from(tools.grounding_queries > 0), fees.grounded_prompt);

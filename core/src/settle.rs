@@ -5,7 +5,7 @@ use crate::{
     bound::Bound,
     cost::{Cost, CostContext, cost},
     money::Nanos,
-    price::{Class, Match, Priced},
+    price::{Class, Priced},
     request::RequestView,
     tokenizer,
     usage::{Metered, Terminal, Usage, UsageState},
@@ -62,10 +62,7 @@ pub fn settle(
     match &metered.usage {
         Some(usage) if metered.usage_state == UsageState::Final => {
             let cost = cost(priced, usage, &context);
-            // A fine-tune can cost more than its base model, whose price is all that is known.
-            let guessed =
-                cost.flags.contains("image_generation_estimated") || priced.matched() == Match::FineTune;
-            let measurement = if guessed { Measurement::Estimated } else { Measurement::Exact };
+            let measurement = if cost.is_guessed() { Measurement::Estimated } else { Measurement::Exact };
             Charge { cost, measurement, whole_hold: false }
         }
         _ if may_hide_output(priced, view, metered) => whole_hold(held, metered),

@@ -50,6 +50,16 @@ fn the_contracts_worked_checks() {
 }
 
 #[test]
+fn a_fine_tune_at_its_base_models_price_is_a_guess_and_says_so() {
+    let raw = json!({"prompt_tokens": 100, "completion_tokens": 50});
+    let of = |model| cost(&priced("openai", model), &usage(Dialect::Chat, &raw), &CostContext::default());
+    let (tuned, base) = (of("ft:gpt-4o-mini-2024-07-18:acme::x"), of("gpt-4o-mini"));
+    assert_eq!(tuned.pico, base.pico);
+    assert!(tuned.is_guessed() && tuned.flags.contains("fine_tune_base_price"));
+    assert!(!base.is_guessed() && base.flags.is_empty());
+}
+
+#[test]
 fn reasoning_and_tool_definitions_inform_and_do_not_add() {
     let raw = json!({"prompt_tokens": 100, "completion_tokens": 50, "completion_tokens_details": {"reasoning_tokens": 20}});
     let context = CostContext { tool_definition_tokens: 30, ..CostContext::default() };
@@ -123,14 +133,18 @@ fn any_priced() -> impl Strategy<Value = Priced> {
 
 proptest! {
     #[test]
-    fn parts_and_breakdown_add_up(priced in any_priced(), counts in prop::collection::vec(0..2_000_000_u64, Class::COUNT), searches in 0..5_u64, geo in any::<bool>()) {
+    fn parts_and_breakdown_add_up(priced in any_priced(), counts in prop::collection::vec(0..2_000_000_u64, Class::COUNT), searches in 0..5_u64, geo in any::<bool>(), informed in prop::collection::vec(0..3_000_000_u64, 2), tier in 0..Tier::ALL.len()) {
         let mut used = Usage { geo_us: geo, ..Usage::default() };
         for (class, tokens) in Class::ALL.into_iter().zip(counts) {
             used.counts.add(class, tokens);
         }
         used.prompt = used.counts.sum(Class::is_input);
         used.tools.web_searches = searches;
-        let cost = cost(&priced, &used, &CostContext::default());
+        used.reasoning = informed[0];
+        used.tier = ServedTier::Known(Tier::ALL[tier]);
+        let context = CostContext { tool_definition_tokens: informed[1], ..CostContext::default() };
+        let cost = cost(&priced, &used, &context);
+        prop_assert!(cost.parts.reasoning <= cost.parts.output && cost.parts.tool_definition <= cost.parts.input);
         prop_assert_eq!(cost.parts.input + cost.parts.cached + cost.parts.output + cost.parts.fees, cost.nanos);
         prop_assert_eq!(cost.breakdown_pico.iter().map(|(_, pico)| pico).sum::<i128>(), cost.pico);
         prop_assert_eq!(cost.nanos, Nanos::from_pico_half_up(cost.pico));

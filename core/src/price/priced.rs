@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Fees, Limits, Lookup, Match, Model, Modifiers, Prices, Rates, Tier, TierRates, model::Period};
+use super::{Fees, Limits, Lookup, Match, Model, Modifiers, Prices, Tier, TierRates, model::Period};
 use crate::id::OrgId;
 
 /// A model with its price at an instant; cheap to clone.
@@ -30,8 +30,7 @@ impl fmt::Debug for Priced {
 impl Priced {
     /// A price given by an operator: standard rates only, no limits, no fees.
     #[must_use]
-    pub fn flat(provider: &str, id: &str, rates: Rates) -> Self {
-        let standard = TierRates { rates, above: None };
+    pub fn flat(provider: &str, id: &str, standard: TierRates) -> Self {
         let model = Arc::new(Model {
             name: format!("{provider}/{id}"),
             provider: provider.to_owned(),

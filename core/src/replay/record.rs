@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json, value::RawValue};
 
 use crate::{
     cost::CostContext,
-    price::{Class, Rates, day},
-    usage::{BodyKind, Dialect, Meter, Metered},
+    price::{Above, Class, Rates, TierRates, day},
+    usage::{BodyKind, Dialect, Meter, Metered, UsageState},
 };
 
 /// A line that cannot be used.
@@ -53,7 +53,7 @@ pub struct Record {
     /// When the request started, in Unix milliseconds.
     pub at_ms: i64,
     /// Rates that stand in for the catalogue's, in pico-dollars.
-    pub rates: Option<Rates>,
+    pub rates: Option<TierRates>,
     /// The provider's own price counts, where it gives one.
     pub provider_reported: bool,
     /// What the request says about the price.
@@ -104,7 +104,7 @@ impl Record {
         let request = line.request.unwrap_or_default();
         let sse = kind == BodyKind::Sse;
         Ok(Self {
-            rates: line.pricing_override.as_ref().map(rates).transpose()?,
+            rates: line.pricing_override.as_ref().map(own_price).transpose()?,
             context: context(dialect, &request, &response),
             // In a plain answer the tier stands in the body; a stream's own events name it.
             header_tier: header_tier(dialect, &response, sse),
@@ -142,7 +142,12 @@ impl Record {
             (rest, from) = (tail, *cut);
         }
         meter.push(rest);
-        meter.finish()
+        let mut metered = meter.finish();
+        if self.kind == BodyKind::Json && metered.usage.is_some() {
+            // Recorded by itself, it is all there is, whatever answer is told beside it.
+            metered.usage_state = UsageState::Final;
+        }
+        metered
     }
 }
 
@@ -151,11 +156,16 @@ fn id_of(line: &str) -> Value {
     value.and_then(|value| value.get("id").cloned()).unwrap_or_default()
 }
 
-/// An instant as RFC 3339, or a day, which begins at 00:00 UTC.
+/// An instant as RFC 3339, UTC where it names no zone; or a day, which begins at 00:00 UTC.
 pub(super) fn at_ms(text: Option<&str>, now_ms: i64) -> Result<i64, String> {
     let Some(text) = text else { return Ok(now_ms) };
     if let Ok(at) = text.parse::<jiff::Timestamp>() {
         return Ok(at.as_millisecond());
+    }
+    if let Ok(at) = text.parse::<jiff::civil::DateTime>()
+        && let Ok(at) = at.to_zoned_datetime(jiff::tz::TimeZone::UTC)
+    {
+        return Ok(at.timestamp().as_millisecond());
     }
     day(text).map_err(|_| format!("at is {text:?}; write an instant such as 2026-11-23T12:00:00Z"))
 }
@@ -192,7 +202,8 @@ fn context(dialect: Dialect, request: &Value, response: &Value) -> CostContext {
     let window = request.pointer("/background_options/completion_window");
     let window = window.or_else(|| request.get("completion_window")).and_then(Value::as_str);
     let window = window.unwrap_or_default().trim_end_matches('h').parse().ok();
-    let tools = request["tools"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // Responses repeat the tools that were offered.
+    let mut tools = [request, response].into_iter().filter_map(|side| side["tools"].as_array()).flatten();
     let preview =
         |tool: &Value| tool["type"].as_str().is_some_and(|kind| kind.starts_with("web_search_preview"));
     CostContext {
@@ -201,7 +212,7 @@ fn context(dialect: Dialect, request: &Value, response: &Value) -> CostContext {
             || text(request, "endpoint").ends_with("/decisions"),
         regional_host: host.contains(".api.openai.com"),
         completion_window_h: window,
-        web_search_preview: tools.iter().any(preview),
+        web_search_preview: tools.any(preview),
         // A record that does not show the request shows no search either.
         chat_search: dialect == Dialect::Chat && request["web_search_options"].is_object(),
         tool_definition_tokens: 0,
@@ -226,7 +237,27 @@ fn asks_for_long_cache(request: &Value) -> bool {
     }
 }
 
-/// `{"rates": {class: nano-dollars per token}}`; up to three decimals.
+/// `{"rates": {…}}`, and where the price has a long-context band
+/// `"long_context": {"threshold_tokens", "comparison": ">" or ">=", "rates": {…}}`.
+fn own_price(price: &Value) -> Result<TierRates, String> {
+    let band = &price["long_context"];
+    let above = if band.is_null() { None } else { Some(own_band(band)?) };
+    Ok(TierRates { rates: rates(price)?, above })
+}
+
+fn own_band(band: &Value) -> Result<Above, String> {
+    let threshold = band["threshold_tokens"].as_u64();
+    let threshold =
+        threshold.ok_or("pricing_override: long_context needs threshold_tokens, a whole number")?;
+    let tokens = match band["comparison"].as_str() {
+        None | Some(">") => threshold,
+        Some(">=") => threshold.saturating_sub(1),
+        Some(other) => return Err(format!("pricing_override: comparison is {other:?}; write > or >=")),
+    };
+    Ok(Above { tokens, rates: rates(band)? })
+}
+
+/// `{class: nano-dollars per token}`; up to three decimals.
 fn rates(price: &Value) -> Result<Rates, String> {
     let listed =
         price["rates"].as_object().ok_or("pricing_override needs rates, an object of token classes")?;

@@ -49,6 +49,15 @@ impl Call {
     }
 }
 
+#[test]
+fn a_fine_tune_at_its_base_models_price_is_no_exact_cost() {
+    let end = r#"{"choices":[],"usage":{"prompt_tokens":8,"completion_tokens":3}}"#;
+    let of = |model| chat(model).stream(&[end]);
+    let (tuned, base) = (of("ft:gpt-4o-mini-2024-07-18:acme::x"), of("gpt-4o-mini"));
+    assert_eq!((tuned.measurement, base.measurement), (Measurement::Estimated, Measurement::Exact));
+    assert_eq!((tuned.cost.nanos, tuned.whole_hold), (base.cost.nanos, false));
+}
+
 fn is_whole_hold(call: &Call, charge: &Charge) {
     assert_eq!(
         (charge.cost.nanos, charge.measurement, charge.whole_hold),

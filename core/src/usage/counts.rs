@@ -105,10 +105,16 @@ impl Usage {
 /// The tier behind a provider's word for it.
 pub(super) fn tier_named(word: &str) -> ServedTier {
     match word.to_ascii_lowercase().as_str() {
-        // Scale is capacity bought in advance, at list price per token; auto is what was asked, not what was served.
-        "" | "default" | "standard" | "auto" | "scale" | "standard_only" | "on_demand" => {
-            ServedTier::default()
-        }
+        // Scale and provisioned throughput are capacity bought in advance, at list price per token; auto is what was asked, not what was served.
+        ""
+        | "default"
+        | "standard"
+        | "auto"
+        | "scale"
+        | "standard_only"
+        | "on_demand"
+        | "provisioned_throughput"
+        | "traffic_type_unspecified" => ServedTier::default(),
         "flex" | "on_demand_flex" => ServedTier::Known(Tier::Flex),
         "priority" | "fast" | "on_demand_priority" => ServedTier::Known(Tier::Priority),
         "batch" => ServedTier::Known(Tier::Batch),
