@@ -10,7 +10,8 @@ use std::{
 use tokio::process::{Child, Command};
 
 /// The program under test: `NULLSPEND_BIN`, else the one beside this test in the target directory.
-fn program() -> PathBuf {
+#[must_use]
+pub fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("NULLSPEND_BIN") {
         return PathBuf::from(path);
     }

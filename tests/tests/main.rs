@@ -13,6 +13,7 @@ mod lifecycle;
 mod metrics;
 mod one_dollar;
 mod postgres;
+mod price_table;
 mod prices;
 mod sdk;
 mod secrets;

@@ -19,9 +19,10 @@ fn prepared(variable: &str, usual: &str) -> PathBuf {
     path
 }
 
+/// A Python program under `tests`.
 pub fn python(script: &str) -> Command {
     let mut command = Command::new(prepared("NULLSPEND_TEST_VENV", ".cache/venv").join("bin/python"));
-    command.arg(workspace().join("tests/sdk/python").join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.arg(workspace().join("tests").join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
 
@@ -86,12 +87,12 @@ async fn proxied(stack: &Stack) -> Vec<Value> {
 
 #[tokio::test]
 async fn openai_python() {
-    assert_billed_exactly(&check(python("openai_sdk.py"), 1).await).await;
+    assert_billed_exactly(&check(python("sdk/python/openai_sdk.py"), 1).await).await;
 }
 
 #[tokio::test]
 async fn anthropic_python() {
-    assert_billed_exactly(&check(python("anthropic_sdk.py"), 1).await).await;
+    assert_billed_exactly(&check(python("sdk/python/anthropic_sdk.py"), 1).await).await;
 }
 
 #[tokio::test]
@@ -106,7 +107,7 @@ async fn anthropic_node() {
 
 #[tokio::test]
 async fn nullspend_python_client() {
-    let stack = check(python("nullspend_sdk.py"), 0).await;
+    let stack = check(python("sdk/python/nullspend_sdk.py"), 0).await;
     let (direct, through): (Vec<_>, Vec<_>) =
         stack.provider.calls().into_iter().partition(|call| call.headers.contains_key("x-nullspend-key"));
     assert!(direct.len() <= 1 && !through.is_empty(), "{direct:#?} {through:#?}");

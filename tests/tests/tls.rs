@@ -47,7 +47,7 @@ async fn certificates(directory: &Path, host: &str) -> [PathBuf; 3] {
 async fn edge(provider: &FakeProvider, certificate: &Path, key: &Path) -> (Child, u16) {
     let url = provider.url();
     let (host, port) = url.trim_start_matches("http://").split_once(':').expect("host:port");
-    let mut command = python("tls_relay.py");
+    let mut command = python("sdk/python/tls_relay.py");
     command.arg(certificate).arg(key).args([host, port]).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().expect("python runs");
     let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
