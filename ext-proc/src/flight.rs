@@ -17,6 +17,7 @@ use crate::{
     plane::Entered,
     settle::{Settled, Settlement},
     spool::SpoolError,
+    unpriced::Fate,
 };
 
 /// How long an answer's last byte waits for its settlement; afterwards the settlement goes on alone.
@@ -47,6 +48,10 @@ impl Flight {
             let plane = Arc::clone(plane);
             tokio::spawn(async move { plane.release(&opening).await });
             return Err(answered);
+        }
+        let stub = &opening.stub;
+        if stub.unpriced {
+            plane.metrics.unpriced.call(&stub.provider, &stub.model, Fate::Held, stub.started_at_ms);
         }
         let held = !opening.stub.charges.is_empty();
         let lease = held.then(|| plane.leases.keep(opening.stub.org, opening.stub.attempt));

@@ -19,6 +19,7 @@ pub mod report;
 mod server;
 mod settle;
 pub mod spool;
+mod unpriced;
 pub mod watch;
 mod wire;
 

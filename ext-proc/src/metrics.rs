@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::spool::SpoolStats;
+use crate::{spool::SpoolStats, unpriced::Unpriced};
 
 /// Upper bounds of the added latency's buckets, in seconds: from what a decision takes to what must not happen.
 const LATENCY_BUCKETS: [f64; 14] =
@@ -73,11 +73,13 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     denials: Family<CodeLabel, Counter>,
     measurements: [(Measurement, Counter); 3],
-    unpriced: Counter,
+    unpriced_events: Counter,
     overages: Counter,
     overage_dollars: Counter<f64, AtomicU64>,
     added_latency: Histogram,
     gauges: Gauges,
+    /// Calls of models without a price.
+    pub(crate) unpriced: Unpriced,
     /// Denials that got no record because their key's minute was full.
     pub denials_suppressed: Counter,
     /// Records the spool could not take.
@@ -110,11 +112,12 @@ impl Metrics {
             denials: Family::default(),
             measurements: [Measurement::Exact, Measurement::Estimated, Measurement::Lapsed]
                 .map(|measurement| (measurement, Counter::default())),
-            unpriced: Counter::default(),
+            unpriced_events: Counter::default(),
             overages: Counter::default(),
             overage_dollars: Counter::default(),
             added_latency: Histogram::new(LATENCY_BUCKETS),
             gauges: Gauges::default(),
+            unpriced: Unpriced::default(),
             denials_suppressed: Counter::default(),
             spool_refusals: Counter::default(),
             events_acked: Counter::default(),
@@ -136,6 +139,11 @@ impl Metrics {
             self.requests.clone(),
         );
         registry.register("denials", "Refused requests, by error code", self.denials.clone());
+        registry.register(
+            "unpriced",
+            "Calls of models without a price, refused or held, by provider and model",
+            self.unpriced.counter(),
+        );
         for (measurement, counter) in &self.measurements {
             let name = format!("events_{}", measurement.as_str());
             registry.register(
@@ -145,7 +153,7 @@ impl Metrics {
             );
         }
         for (name, help, counter) in [
-            ("unpriced", "Cost events of models without a price", &self.unpriced),
+            ("events_unpriced", "Cost events of models without a price", &self.unpriced_events),
             ("overages", "Settlements above their hold", &self.overages),
             ("denials_suppressed", "Denials counted without a record of their own", &self.denials_suppressed),
             ("spool_refusals", "Records the spool could not take", &self.spool_refusals),
@@ -226,7 +234,7 @@ impl Metrics {
             counter.inc();
         }
         if unpriced {
-            self.unpriced.inc();
+            self.unpriced_events.inc();
         }
     }
 
@@ -287,6 +295,7 @@ fn dollars(nanos: Nanos) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::unpriced::Fate;
 
     #[test]
     fn a_scrape_shows_what_was_counted_and_observed() {
@@ -294,6 +303,7 @@ mod tests {
         metrics.request(Api::OpenAiChat, 200, Ending::Complete);
         metrics.denial("budget_exceeded");
         metrics.event(Measurement::Estimated, true);
+        metrics.unpriced.call("openai", "gpt-9", Fate::Refused, 0);
         metrics.overage(Nanos(500_000_000));
         metrics.overage(Nanos::ZERO);
         metrics.added_latency(180);
@@ -309,7 +319,8 @@ mod tests {
             r#"nullspend_denials_total{code="budget_exceeded"} 1"#,
             "nullspend_events_estimated_total 1",
             "nullspend_events_lapsed_total 0",
-            "nullspend_unpriced_total 1",
+            "nullspend_events_unpriced_total 1",
+            r#"nullspend_unpriced_total{provider="openai",model="gpt-9"} 1"#,
             "nullspend_overages_total 1",
             "nullspend_overage_dollars_total 0.5",
             r#"nullspend_added_latency_seconds_bucket{le="0.0002"} 1"#,

@@ -36,6 +36,7 @@ use crate::{
     report::{self, Denials, ReportConfig, Reporter},
     server::ExtProcService,
     spool::{Replay, Spool, SpoolConfig, SpoolError},
+    unpriced::Fate,
     watch::PolicyWatch,
 };
 
@@ -339,6 +340,9 @@ impl DataPlane {
             self.metrics.denial(answered.answer.code);
         }
         let Some(denial) = &answered.denial else { return };
+        if denial.code == "invalid_model" {
+            self.metrics.unpriced.call(&denial.provider, &denial.model, Fate::Refused, denial.at_ms);
+        }
         let Some(suppressed) = self.denials.admit(denial.key, denial.at_ms) else {
             self.metrics.denials_suppressed.inc();
             return;

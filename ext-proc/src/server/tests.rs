@@ -1,6 +1,7 @@
 //! The service as Envoy meets it: messages in, messages out, and what the spool and the ledger hold meanwhile.
 
 mod told;
+mod unpriced;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
