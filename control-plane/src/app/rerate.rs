@@ -129,7 +129,7 @@ impl App {
                 continue;
             }
             let adjustment =
-                adjustment(&event, detail, after - before, count, &request.reason, self.clock.now_ms());
+                adjustment(&event, &detail, after - before, count, &request.reason, self.clock.now_ms());
             report.note(&event, &adjustment, before, after);
             if !request.dry_run {
                 self.book(adjustment).await?;
@@ -215,7 +215,7 @@ fn again(prices: &Prices, event: &EventRecord) -> Result<(Detail, Nanos), &'stat
 /// The event of a difference: everything that attributes the original, and nothing that counts twice.
 fn adjustment(
     event: &EventRecord,
-    detail: Detail,
+    detail: &Detail,
     difference: Nanos,
     earlier: u32,
     reason: &str,
@@ -255,7 +255,7 @@ fn adjustment(
         price_id: first.and_then(|step| step.price_id.clone()),
         price_version: first.and_then(|step| step.price_version.clone()),
         dataplane_id: None,
-        detail: serde_json::to_string(&detail).ok(),
+        detail: serde_json::to_string(detail).ok(),
         adjusts: Some(event.id),
         ..event.clone()
     }
