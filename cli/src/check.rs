@@ -33,6 +33,10 @@ pub fn describe(config: &Config) -> String {
             let place = if config.redis_url.is_some() { "in Redis (hidden)" } else { "in this process" };
             format!("{place}, leases of {} ms", config.lease_ms)
         }),
+        ("prices.catalogue_file", {
+            let file = config.catalogue_file.as_ref();
+            file.map_or("the program's own".into(), |path| path.display().to_string())
+        }),
         ("spool", format!("{:?}, at most {} bytes", config.spool.fsync, config.spool.max_bytes)),
     ];
     let mut text = String::new();

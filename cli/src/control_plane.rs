@@ -17,8 +17,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let parts = planes::shared_ledger(&config, "control-plane")?;
     let paths = Paths::prepare(&config.data_dir)?;
     let _lock = paths.lock()?;
-    let plane = planes::control_plane(&database_url(&config, &paths), parts).await?;
+    let url = database_url(&config, &paths);
+    let plane = planes::control_plane(&url, config.catalogue_file.clone(), parts).await?;
     let first_start = plane.bootstrap(config.bootstrap_key.clone()).await?;
+    plane.load_catalogue().await?;
 
     let mut serving = Serving::default();
     let at = &config.control_plane;

@@ -2,6 +2,7 @@
 
 use std::{fs, net::TcpListener};
 
+use nullspend_core::price::Catalogue;
 use secrecy::SecretString;
 
 use crate::{config::Config, envoy::binary, paths::Paths, planes::database_url, up::open_control_plane};
@@ -20,6 +21,7 @@ pub async fn run(config: &Config) -> bool {
         ("data directory", directory),
         ("ingress port", port(config)),
         ("certificates", certificates(config)),
+        ("price catalogue", catalogue(config)),
     ];
     if let Ok(paths) = &paths {
         findings.push(("in use", in_use(paths)));
@@ -61,6 +63,16 @@ fn certificates(config: &Config) -> Finding {
             ))
         }
         Err(_) => Ok("none, and no upstream needs one".to_owned()),
+    }
+}
+
+fn catalogue(config: &Config) -> Finding {
+    let Some(path) = &config.catalogue_file else { return Ok("the program's own".to_owned()) };
+    let text =
+        fs::read_to_string(path).map_err(|error| format!("{} cannot be read ({error})", path.display()))?;
+    match Catalogue::parse(&text) {
+        Ok(catalogue) => Ok(format!("{}, version {}", path.display(), catalogue.version())),
+        Err(error) => Err(format!("{}: {:#}", path.display(), anyhow::Error::from(error))),
     }
 }
 

@@ -1,6 +1,10 @@
 //! Both planes as this program builds and serves them, together (`up`) or each in a process of its own.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use nullspend_control_plane::{ControlPlane, JoinCheck};
@@ -67,9 +71,13 @@ pub fn database_url(config: &Config, paths: &Paths) -> SecretString {
     config.database_url.clone().unwrap_or_else(default)
 }
 
-/// Opens and migrates the database behind a control plane.
-pub async fn control_plane(url: &SecretString, parts: Parts) -> anyhow::Result<Arc<ControlPlane>> {
-    let config = nullspend_control_plane::Config { database_url: url.clone() };
+/// Opens and migrates the database behind a control plane, whose prices are those of `catalogue_file`, if there is one.
+pub async fn control_plane(
+    url: &SecretString,
+    catalogue_file: Option<PathBuf>,
+    parts: Parts,
+) -> anyhow::Result<Arc<ControlPlane>> {
+    let config = nullspend_control_plane::Config { database_url: url.clone(), catalogue_file };
     let Parts { clock, ids, ledger } = parts;
     let deps = nullspend_control_plane::Deps { ledger, clock, ids };
     ControlPlane::build(config, deps).await.context("start the control plane")

@@ -5,6 +5,7 @@
 pub mod app;
 pub mod auth;
 mod backing;
+mod catalogue;
 pub mod gateway;
 pub mod grpc;
 pub mod idempotency;
@@ -20,8 +21,9 @@ pub mod server;
 pub mod status;
 pub mod store;
 
+pub use catalogue::CatalogueFileError;
 pub use join::JoinCheck;
-pub use plane::{BuildError, ClaimError, Config, ControlPlane, Deps};
+pub use plane::{BuildError, ClaimError, Config, ControlPlane, Deps, LoadCatalogueError};
 
 /// The whole service stack, as both gRPC clients and the REST gateway reach it.
 pub type Api = tower::util::BoxCloneSyncService<

@@ -28,6 +28,12 @@ pub struct Metrics {
     pub policy_revision: Gauge<u64, AtomicU64>,
     /// Data planes that are watching now.
     pub watchers: Gauge,
+    /// Times that a changed catalogue file was put in force.
+    pub catalogue_changes: Counter,
+    /// Times that a changed catalogue file could not be used.
+    pub catalogue_refusals: Counter,
+    /// 0 while the catalogue file cannot be used as it is.
+    pub catalogue_current: Gauge,
 }
 
 impl fmt::Debug for Metrics {
@@ -55,11 +61,43 @@ impl Default for Metrics {
             policy_revision.clone(),
         );
         registry.register("watchers", "Data planes watching policy now", watchers.clone());
-        Self { registry, requests, reported_records, store_errors, policy_revision, watchers }
+        let mut metrics = Self {
+            registry,
+            requests,
+            reported_records,
+            store_errors,
+            policy_revision,
+            watchers,
+            catalogue_changes: Counter::default(),
+            catalogue_refusals: Counter::default(),
+            catalogue_current: Gauge::default(),
+        };
+        metrics.register_catalogue();
+        metrics
     }
 }
 
 impl Metrics {
+    fn register_catalogue(&mut self) {
+        let registry = &mut self.registry;
+        for (name, help, counter) in [
+            ("catalogue_changes", "Changed catalogue files put in force", &self.catalogue_changes),
+            (
+                "catalogue_refusals",
+                "Changed catalogue files that could not be used",
+                &self.catalogue_refusals,
+            ),
+        ] {
+            registry.register(name, help, counter.clone());
+        }
+        self.catalogue_current.set(1);
+        registry.register(
+            "catalogue_current",
+            "0 while the catalogue file cannot be used as it is, and the prices before it stay",
+            self.catalogue_current.clone(),
+        );
+    }
+
     /// Counts an answered call. `method` must come from a bounded set.
     pub(crate) fn request(&self, transport: &'static str, method: &str, status: &str) {
         let labels = RequestLabels { transport, method: method.to_owned(), status: status.to_owned() };

@@ -1,19 +1,21 @@
 //! The control plane put together: what the program builds, starts and stops.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use axum::serve::Listener;
-use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger};
+use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, price::Catalogue};
 use nullspend_proto::internal::data_plane_service_server::DataPlaneServiceServer;
 use secrecy::SecretString;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
     Api,
-    app::{App, AppError, Bootstrap},
+    app::{App, AppError, Bootstrap, Unusable},
     auth::{Gatekeeper, Guarded},
     backing::Backing,
+    catalogue::{CatalogueFile, CatalogueFileError},
     gateway::Gateway,
     idempotency::Idempotent,
     internal::DataPlanes,
@@ -34,6 +36,8 @@ const MAX_INTERNAL_MESSAGE: usize = 64 * 1024 * 1024;
 pub struct Config {
     /// `sqlite:PATH` or `postgres://…`. A secret: it may hold a password.
     pub database_url: SecretString,
+    /// The operator's price catalogue; `None`: the program's own.
+    pub catalogue_file: Option<PathBuf>,
 }
 
 /// What the composition root chooses.
@@ -84,12 +88,24 @@ pub enum ClaimError {
     Store(#[from] StoreError),
 }
 
+/// The price catalogue cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadCatalogueError {
+    /// The operator's.
+    #[error(transparent)]
+    File(#[from] CatalogueFileError),
+    /// The program's own.
+    #[error("the program's own price catalogue cannot be put in force")]
+    Shipped(#[from] Unusable),
+}
+
 /// A built control plane. Nothing listens until one of the `serve_*` futures runs.
 pub struct ControlPlane {
     app: Arc<App>,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
     front: Front,
+    catalogue_file: Option<PathBuf>,
 }
 
 impl fmt::Debug for ControlPlane {
@@ -124,7 +140,7 @@ impl ControlPlane {
         let gateway =
             Gateway::new(Arc::clone(&schema), gatekeeper, api.clone(), Arc::clone(&clock), deps.ids)?;
         let front = Front::new(api, gateway, schema, Arc::clone(&metrics));
-        Ok(Arc::new(Self { app, clock, metrics, front }))
+        Ok(Arc::new(Self { app, clock, metrics, front, catalogue_file: config.catalogue_file }))
     }
 
     /// The use cases.
@@ -140,6 +156,18 @@ impl ControlPlane {
     /// When the key has not the form of one, or the database fails.
     pub async fn bootstrap(&self, owner_key: Option<SecretString>) -> Result<Option<Bootstrap>, AppError> {
         self.app.bootstrap(owner_key).await
+    }
+
+    /// Puts the price catalogue in force: the operator's file, else the program's own.
+    ///
+    /// # Errors
+    /// When the file cannot be used, or the database fails.
+    pub async fn load_catalogue(&self) -> Result<(), LoadCatalogueError> {
+        match &self.catalogue_file {
+            Some(path) => CatalogueFile::new(path).look(&self.app).await.transpose()?,
+            None => Some(self.app.put_catalogue(Catalogue::shipped_text()).await?),
+        };
+        Ok(())
     }
 
     /// Sets the ledger's counters from the store: after spools were replayed, before the first decision.
@@ -170,7 +198,7 @@ impl ControlPlane {
         Ok(before)
     }
 
-    /// Serves gRPC and REST, and deletes what is too old, until `stop`.
+    /// Serves gRPC and REST, deletes what is too old, and follows the catalogue file, until `stop`.
     ///
     /// # Errors
     /// When the listener fails for good.
@@ -179,9 +207,14 @@ impl ControlPlane {
         L: Listener,
         L::Addr: fmt::Debug,
     {
-        let jobs = tokio::spawn(housekeeping(Arc::clone(&self.app), Arc::clone(&self.metrics), stop.clone()));
+        let mut jobs = JoinSet::new();
+        let (app, metrics) = (&self.app, &self.metrics);
+        jobs.spawn(housekeeping(Arc::clone(app), Arc::clone(metrics), stop.clone()));
+        if let Some(path) = &self.catalogue_file {
+            jobs.spawn(CatalogueFile::new(path).follow(Arc::clone(app), Arc::clone(metrics), stop.clone()));
+        }
         let served = self.front.clone().serve(listener, stop).await;
-        jobs.abort();
+        jobs.abort_all();
         served
     }
 

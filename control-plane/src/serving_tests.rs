@@ -49,7 +49,8 @@ impl World {
             clock: Arc::clone(&clock),
             ids: Arc::new(RandomIds),
         };
-        let plane = ControlPlane::build(Config { database_url: url(dir.path()) }, deps).await.unwrap();
+        let config = Config { database_url: url(dir.path()), catalogue_file: None };
+        let plane = ControlPlane::build(config, deps).await.unwrap();
         let (org, user) = (OrgId(RandomIds.v4()), UserId(RandomIds.v4()));
         let world = Self { dir, plane, org, user, stop: CancellationToken::new() };
         let keys = [Role::Owner, Role::Agent].map(|role| world.key(role, role.as_str()));

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod budgets;
+mod catalogue;
 mod crowd;
 mod endings;
 mod grpc;

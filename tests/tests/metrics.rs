@@ -11,7 +11,7 @@ use tokio::net::UnixStream;
 
 use crate::{CHAT, request};
 
-async fn scrape(socket: &Path) -> String {
+pub(crate) async fn scrape(socket: &Path) -> String {
     let stream =
         UnixStream::connect(socket).await.unwrap_or_else(|error| panic!("{}: {error}", socket.display()));
     let (mut sender, connection) =
@@ -26,7 +26,7 @@ async fn scrape(socket: &Path) -> String {
 }
 
 /// The sum of a family's samples; `None` when the family is not there at all.
-fn value(text: &str, family: &str) -> Option<f64> {
+pub(crate) fn value(text: &str, family: &str) -> Option<f64> {
     let samples = text.lines().filter(|line| !line.starts_with('#') && line.contains(family));
     let values: Vec<f64> = samples.filter_map(|line| line.rsplit(' ').next()?.parse().ok()).collect();
     if values.is_empty() { None } else { Some(values.iter().sum()) }

@@ -133,6 +133,8 @@ pub struct Config {
     pub lease_ms: u64,
     /// The spool.
     pub spool: SpoolSettings,
+    /// The operator's price catalogue; `None`: the program's own.
+    pub catalogue_file: Option<PathBuf>,
     /// Where calls may go, in order of preference.
     pub upstreams: Vec<Upstream>,
 }
@@ -221,6 +223,7 @@ struct Raw {
     shutdown: RawShutdown,
     ledger: RawLedger,
     spool: RawSpool,
+    prices: RawPrices,
     upstreams: Vec<upstreams::Row>,
 }
 
@@ -260,6 +263,12 @@ struct RawSpool {
     fsync: String,
     fsync_interval_ms: i64,
     max_bytes: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPrices {
+    catalogue_file: String,
 }
 
 /// The merged layers, before they are checked as a whole.
@@ -322,6 +331,8 @@ fn check(raw: Raw, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
         shutdown_grace: millis("shutdown.grace_ms", raw.shutdown.grace_ms, 0, 86_400_000)?,
         lease_ms: ranged("ledger.lease_ms", raw.ledger.lease_ms, 1_000, 3_600_000)?,
         spool: spool_settings(&raw.spool)?,
+        catalogue_file: (!raw.prices.catalogue_file.is_empty())
+            .then(|| PathBuf::from(raw.prices.catalogue_file)),
         upstreams: upstreams::check(raw.upstreams)?,
     })
 }

@@ -44,6 +44,7 @@ fn the_defaults_are_what_the_documentation_says() {
     assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
     assert_eq!(config.data_dir, Path::new("/home/x/.local/share/nullspend"));
     assert!(config.database_url.is_none() && config.bootstrap_key.is_none());
+    assert!(config.catalogue_file.is_none());
     assert_eq!(config.max_body_bytes, 32 << 20);
     assert!(config.envoy.concurrency >= 1);
     let urls: Vec<&str> = config.upstreams.iter().map(|row| row.base_url.as_str()).collect();
@@ -72,6 +73,7 @@ fn later_layers_win_key_by_key() {
             ("NULLSPEND_LISTEN", "127.0.0.1:2"),
             ("NULLSPEND_SHUTDOWN_GRACE_MS", "2"),
             ("NULLSPEND_ENVOY", "/e"),
+            ("NULLSPEND_PRICES_CATALOGUE_FILE", "/p.json"),
         ],
         &[("listen", "127.0.0.1:3")],
     )
@@ -80,6 +82,7 @@ fn later_layers_win_key_by_key() {
     assert_eq!(config.log, "debug");
     assert_eq!(config.shutdown_grace, Duration::from_millis(2));
     assert_eq!(config.envoy.binary.as_deref(), Some(Path::new("/e")));
+    assert_eq!(config.catalogue_file.as_deref(), Some(Path::new("/p.json")));
 }
 
 #[test]

@@ -128,7 +128,7 @@ pub async fn take_over(config: &Config, confirmed: bool) -> anyhow::Result<()> {
 
 /// A control plane that serves nothing, for `migrate` and `doctor`.
 pub async fn open_control_plane(url: &SecretString) -> anyhow::Result<Arc<ControlPlane>> {
-    planes::control_plane(url, Parts::in_process()).await
+    planes::control_plane(url, None, Parts::in_process()).await
 }
 
 /// Both planes, serving on their sockets.
@@ -144,9 +144,11 @@ impl Running {
     async fn start(config: &Config, paths: &Paths) -> anyhow::Result<Self> {
         let parts = Parts::of(config)?;
         let clock = Arc::clone(&parts.clock);
-        let control_plane = planes::control_plane(&database_url(config, paths), parts.clone()).await?;
+        let url = database_url(config, paths);
+        let control_plane = planes::control_plane(&url, config.catalogue_file.clone(), parts.clone()).await?;
         control_plane.claim_node(&node_id(&paths.data_dir, parts.ids.as_ref())?).await?;
         let first_start = control_plane.bootstrap(config.bootstrap_key.clone()).await?;
+        control_plane.load_catalogue().await?;
 
         let socket = |name| Address::Unix(paths.socket(name));
         let mut serving = Serving::default();
