@@ -122,3 +122,126 @@ async fn health_and_policy_answer() {
         assert!(policy["allowed_models"].is_array() && policy["restrictions_active"] == true, "{policy}");
     }
 }
+
+#[tokio::test]
+async fn prices_are_read_as_they_are_written() {
+    let world = World::new().await;
+    let body = json!({"provider":"openai","model":"house","scope":"organization","reason":"ours","reasoning":true,
+        "aliases":["house-1"],"patterns":["house-{yyyy-mm-dd}"],"effectiveFrom":"2025-01-01T00:00:00.000Z",
+        "tiers":[{"tier":"standard","usdPerMillionTokens":{"input":"0.40","output":"1.60"},
+            "above":{"tokens":200_000,"picodollarsPerToken":{"input":800_000,"output":3_200_000}}},
+            {"tier":"batch","picodollarsPerToken":{"input":0,"output":0}}],
+        "limits":{"maxOutput":4_096},"feesPicodollars":{"web_search":10_000_000_000_i64},
+        "modifiersPercent":{"regional_host":110}});
+    let (status, made) = world.rest("owner", "POST", "/api/prices", Some(body.clone())).await;
+    assert_eq!(status, 201, "{made}");
+    let made = &made["data"];
+    for field in [
+        "provider",
+        "model",
+        "scope",
+        "reason",
+        "reasoning",
+        "aliases",
+        "patterns",
+        "effectiveFrom",
+        "feesPicodollars",
+        "modifiersPercent",
+    ] {
+        assert_eq!(made[field], body[field], "{field}");
+    }
+    assert_eq!(made["limits"], json!({"context":null,"maxInput":null,"maxOutput":4096,"imageTokens":null}));
+    assert_eq!((&made["version"], &made["effectiveUntil"]), (&json!("1"), &Value::Null));
+    let standard = &made["tiers"][0];
+    assert_eq!(standard["picodollarsPerToken"], json!({"input":400_000,"output":1_600_000}));
+    assert_eq!(standard["usdPerMillionTokens"], json!({"input":"0.4","output":"1.6"}));
+    assert_eq!(standard["above"]["usdPerMillionTokens"], json!({"input":"0.8","output":"3.2"}));
+    assert_eq!(made["tiers"][1]["tier"], "batch");
+    let path = format!("/api/prices/{}", made["id"].as_str().unwrap());
+    assert_eq!(&world.rest("owner", "GET", &path, None).await.1["data"], made);
+
+    // What an answer shows can be sent back.
+    let end = json!({"effectiveUntil": made["effectiveFrom"]});
+    assert_eq!(
+        world.rest("owner", "POST", &format!("{path}/end"), Some(end)).await.1["data"]["version"],
+        "2"
+    );
+    let mut again = body.clone();
+    again["tiers"] = made["tiers"].clone();
+    again["limits"] = made["limits"].clone();
+    let (status, again) = world.rest("owner", "POST", "/api/prices", Some(again)).await;
+    assert_eq!((status, &again["data"]["tiers"]), (StatusCode::CREATED, &made["tiers"]), "{again}");
+
+    let at = "provider=openai&model=house-2025-02-03&at=2025-02-03T00:00:00.000Z";
+    let (_, found) = world.rest("agent", "GET", &format!("/api/prices/resolve?{at}"), None).await;
+    assert_eq!(found["error"]["code"], "forbidden", "{found}");
+    let (_, found) = world.rest("owner", "GET", &format!("/api/prices/resolve?{at}"), None).await;
+    assert_eq!(
+        (&found["data"]["price"]["id"], &found["data"]["price"]["matched"]),
+        (&again["data"]["id"], &json!("pattern"))
+    );
+}
+
+#[tokio::test]
+async fn every_problem_of_a_price_is_told_with_its_place() {
+    let world = World::new().await;
+    let body = json!({"provider":"openai","model":"house","feesPicodollars":{"tea":5},"limits":{"context":-1},
+        "tiers":[{"tier":"standard","usdPerMillionTokens":{"input":"0.0000001","output":"1e3","tea":"1"}},
+            {"tier":"golden"},{"tier":"batch","picodollarsPerToken":{"input":-5,"output":1},
+            "usdPerMillionTokens":{"output":"7"}}]});
+    let (status, refused) = world.rest("owner", "POST", "/api/prices", Some(body)).await;
+    assert_eq!(status, 400);
+    let mut paths = issue_paths(&refused);
+    paths.sort();
+    let expected = [
+        r#"["feesPicodollars"]"#,
+        r#"["limits","context"]"#,
+        r#"["tiers",0,"usdPerMillionTokens","input"]"#,
+        r#"["tiers",0,"usdPerMillionTokens","output"]"#,
+        r#"["tiers",0,"usdPerMillionTokens","tea"]"#,
+        r#"["tiers",1,"tier"]"#,
+        r#"["tiers",2,"picodollarsPerToken","input"]"#,
+        r#"["tiers",2,"usdPerMillionTokens","output"]"#,
+    ];
+    assert_eq!(paths, expected, "{refused}");
+    let global = json!({"provider":"openai","model":"house","scope":"catalogue",
+        "tiers":[{"tier":"standard","usdPerMillionTokens":{"input":"1","output":"1"}}]});
+    let (_, refused) = world.rest("owner", "POST", "/api/prices", Some(global)).await;
+    assert_eq!(issue_paths(&refused), [r#"["scope"]"#]);
+    let span = json!({"from":"2025-01-02T00:00:00.000Z","until":"2025-01-01T00:00:00.000Z","eventIds":["x"]});
+    let (_, refused) = world.rest("owner", "POST", "/api/prices/rerate", Some(span)).await;
+    assert_eq!(issue_paths(&refused), [r#"["eventIds",0]"#]);
+}
+
+#[tokio::test]
+async fn prices_are_listed_in_pages_that_lead_into_the_catalogue() {
+    let world = World::new().await;
+    let body = json!({"provider":"openai","model":"gpt-4o-mini",
+        "tiers":[{"tier":"standard","usdPerMillionTokens":{"input":"0","output":"0"}}]});
+    let (_, made) = world.rest("owner", "POST", "/api/prices", Some(body)).await;
+    let (mut ids, mut query) = (Vec::new(), "source=all&provider=openai&limit=40".to_owned());
+    loop {
+        let (status, page) = world.rest("owner", "GET", &format!("/api/prices?{query}"), None).await;
+        assert_eq!(status, 200, "{page}");
+        ids.extend(
+            page["data"].as_array().unwrap().iter().map(|price| price["id"].as_str().unwrap().to_owned()),
+        );
+        if page["cursor"].is_null() {
+            break;
+        }
+        let cursor: String = form_urlencoded::byte_serialize(page["cursor"].to_string().as_bytes()).collect();
+        query = format!("source=all&provider=openai&limit=40&cursor={cursor}");
+    }
+    assert_eq!(ids[0], made["data"]["id"]);
+    assert!(ids.len() > 60 && ids[1..].is_sorted_by(|a, b| a > b), "{ids:?}");
+    let (_, unpriced) =
+        world.rest("owner", "PUT", "/api/prices/unpriced", Some(json!({"holdMicrodollars":5}))).await;
+    assert_eq!(unpriced, json!({"data":{"holdMicrodollars":5}}));
+    assert_eq!(world.rest("owner", "GET", "/api/prices/unpriced", None).await.1, unpriced);
+    let (_, refused) =
+        world.rest("owner", "PUT", "/api/prices/unpriced", Some(json!({"holdMicrodollars":0}))).await;
+    assert_eq!(issue_paths(&refused), [r#"["holdMicrodollars"]"#]);
+    let (_, refuses) =
+        world.rest("owner", "PUT", "/api/prices/unpriced", Some(json!({"holdMicrodollars":null}))).await;
+    assert_eq!(refuses["data"]["holdMicrodollars"], Value::Null);
+}

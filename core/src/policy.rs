@@ -312,6 +312,12 @@ impl Policy {
         }
     }
 
+    /// A budget.
+    #[must_use]
+    pub fn budget(&self, budget: BudgetId) -> Option<&Arc<BudgetRule>> {
+        self.budgets.get(&budget)
+    }
+
     /// Adds or replaces a budget.
     pub fn put_budget(&mut self, rule: BudgetRule) {
         self.remove_budget(rule.budget);

@@ -1,170 +1,210 @@
-//! Prices that operators set: in force on the next call, kept by the events they priced, mended without rewriting them.
+//! Prices that operators set: in force before the answer, for whom and when they say, and for past calls when asked.
 
 use http::Method;
-use nullspend_e2e::{console::nanos, stack::Stack};
+use nullspend_core::clock::{Clock as _, SystemClock};
+use nullspend_e2e::{
+    console::{Agent, nanos},
+    http::Reply,
+    stack::Stack,
+};
 use serde_json::{Value, json};
 
-use crate::CHAT;
+use crate::{CHAT, request, sum_nanos};
 
-const MODEL: &str = "gpt-4o-mini";
+/// A model that the fake provider has and the catalogue does not.
+const HOUSE: &str = "house-large";
 
-fn chat(model: &str) -> Value {
-    json!({"model": model, "max_tokens": 50, "messages": [{"role": "user", "content": "[[fake tokens=10]] one two three"}]})
+async fn call(stack: &Stack, agent: &Agent, model: &str) -> Reply {
+    let mut body = request(CHAT, "hello there [[fake tokens=50]]", false);
+    body["model"] = json!(model);
+    stack.call(&agent.key, CHAT, body).await
 }
 
-fn standard(model: &str, input: &str, output: &str) -> Value {
-    json!({"provider": "openai", "model": model, "reason": "our contract",
+async fn post(stack: &Stack, path: &str, body: Value, status: u16) -> Value {
+    stack.api(&stack.owner, Method::POST, path, body).await.expect_status(status).json()["data"].clone()
+}
+
+/// A price of standard rates, USD per million tokens.
+fn price(model: &str, input: &str, output: &str) -> Value {
+    json!({"provider": "openai", "model": model,
         "tiers": [{"tier": "standard", "usdPerMillionTokens": {"input": input, "output": output}}]})
 }
 
-async fn api(stack: &Stack, method: Method, path: &str, body: Value, status: u16) -> Value {
-    stack.api(&stack.owner, method, path, body).await.expect_status(status).json()
+/// An instant so many minutes from now, as the API writes it.
+fn minutes_from_now(minutes: i64) -> String {
+    let at = jiff::Timestamp::from_millisecond(SystemClock::default().now_ms() + minutes * 60_000);
+    format!("{:.3}", at.expect("a time"))
+}
+
+fn billed(stack: &Stack) -> i64 {
+    stack.provider.calls().iter().map(|call| call.billed_nanos).sum()
 }
 
 #[tokio::test]
-async fn a_model_without_a_price_says_how_to_add_one_and_passes_once_it_has() {
+async fn a_model_without_a_price_is_refused_with_the_way_to_give_it_one() {
     let stack = Stack::start().await;
     let agent = stack.agent().await;
-    let refused = stack.call(&agent.key, CHAT, chat("house-model")).await.expect_status(400);
-    let message = refused.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+    let refused = call(&stack, &agent, HOUSE).await.expect_status(400);
     assert_eq!(refused.code(), "invalid_model");
-    assert!(message.contains("/api/prices"), "{message}");
-    let path = "/api/prices/resolve?provider=openai&model=house-model";
-    let found = api(&stack, Method::GET, path, Value::Null, 200).await;
-    assert_eq!((&found["data"]["priced"], &found["data"]["price"]), (&json!(false), &Value::Null));
-
-    let made = api(&stack, Method::POST, "/api/prices", standard("house-model", "1.5", "6"), 201).await;
-    let price = &made["data"];
-    assert_eq!(price["tiers"][0]["picodollarsPerToken"], json!({"input": 1_500_000, "output": 6_000_000}));
-    let found = api(&stack, Method::GET, path, Value::Null, 200).await;
+    let error = &refused.json()["error"];
+    let message = error["message"].as_str().expect("a sentence");
+    assert!(message.contains("POST /api/prices"), "{message}");
+    assert!(message.contains("nullspend.v1.PriceService/CreatePrice"), "{message}");
+    let how = &error["details"]["add_price"];
+    assert_eq!((&how["method"], &how["path"]), (&json!("POST"), &json!("/api/prices")), "{error:#}");
+    let mut body = how["body"].clone();
+    let path = how["path"].as_str().expect("a path");
+    let blank = stack.api(&stack.owner, Method::POST, path, body.clone()).await.expect_status(400);
+    assert_eq!(blank.code(), "validation_error", "placeholders are no prices");
     assert_eq!(
-        (&found["data"]["price"]["id"], &found["data"]["candidates"][0]["layer"]),
-        (&price["id"], &json!("organization"))
+        stack.api(&agent.key, Method::POST, path, body.clone()).await.expect_status(403).code(),
+        "forbidden"
     );
-    // The fake provider does not have the model: the call passed us all the same.
-    let passed = stack.call(&agent.key, CHAT, chat("house-model")).await.expect_status(404);
-    assert_eq!(passed.header("x-nullspend-denied"), "");
-    let event = &stack.wait_events(1).await[0];
-    assert_eq!((&event["priceId"], &event["priceVersion"]), (&price["id"], &json!("1")));
+
+    body["tiers"][0]["usdPerMillionTokens"] = json!({"input": "0.40", "output": "1.60"});
+    let row = post(&stack, path, body, 201).await;
+    // The answer came after every data plane had confirmed it, so the very next call is priced.
+    let _ = call(&stack, &agent, HOUSE).await.expect_status(200);
+    let event = stack.wait_events(1).await.remove(0);
+    assert_eq!((&event["priceId"], &event["priceVersion"]), (&row["id"], &json!("1")), "{event:#}");
+    assert_eq!(nanos(&event["costNanodollars"]), billed(&stack));
+
+    let path = format!("/api/prices/resolve?provider=openai&model={HOUSE}");
+    let found = stack.api(&stack.owner, Method::GET, &path, Value::Null).await.expect_status(200).json();
+    assert_eq!(found["data"]["price"]["id"], row["id"], "{found:#}");
+    assert_eq!(found["data"]["candidates"][0]["verdict"], "answers");
 }
 
 #[tokio::test]
-async fn an_overridden_price_holds_from_its_beginning_and_a_mended_one_is_booked_as_an_adjustment() {
+async fn an_override_holds_from_its_beginning_until_its_end() {
     let stack = Stack::start().await;
     let agent = stack.agent().await;
-    let budget = stack.limit_key(&agent, 10_000_000).await;
-    let _ = stack.call(&agent.key, CHAT, chat(MODEL)).await.expect_status(200);
-    let first = stack.wait_events(1).await[0].clone();
-    assert_eq!(first["priceId"], "openai/gpt-4o-mini");
-    let (input, output) = (first["inputTokens"].as_i64().unwrap(), first["outputTokens"].as_i64().unwrap());
+    let mut later = price("gpt-4o-mini", "100", "100");
+    later["effectiveFrom"] = json!(minutes_from_now(60));
+    let later = post(&stack, "/api/prices", later, 201).await;
+    let _ = call(&stack, &agent, "gpt-4o-mini").await.expect_status(200);
+    assert_eq!(stack.wait_events(1).await[0]["priceId"], "openai/gpt-4o-mini", "its hour has not come");
+    let overlap =
+        stack.api(&stack.owner, Method::POST, "/api/prices", price("gpt-4o-mini", "0.15", "0.60")).await;
+    let overlap = overlap.expect_status(409).json();
+    let message = overlap["error"]["message"].as_str().expect("a sentence");
+    assert!(message.contains(later["id"].as_str().expect("an id")), "{message}");
 
-    let future = json!({"effectiveFrom": "2099-01-01T00:00:00Z"});
-    let with = |mut price: Value, more: Value| {
-        price.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        price
-    };
-    let later = api(&stack, Method::POST, "/api/prices", with(standard(MODEL, "9", "9"), future), 201).await;
-    let _ = stack.call(&agent.key, CHAT, chat(MODEL)).await.expect_status(200);
-    let second = stack.wait_events(2).await[0].clone();
-    assert_eq!(second["costNanodollars"], first["costNanodollars"], "not yet");
-    let clash = stack
-        .api(&stack.owner, Method::POST, "/api/prices", standard(MODEL, "1", "1"))
-        .await
-        .expect_status(409);
-    assert!(
-        clash.json()["error"]["message"].as_str().unwrap().contains(later["data"]["id"].as_str().unwrap())
-    );
-    let gone = format!("/api/prices/{}", later["data"]["id"].as_str().unwrap());
-    assert_eq!(api(&stack, Method::DELETE, &gone, Value::Null, 200).await, json!({"deleted": true}));
+    let path = format!("/api/prices/{}", later["id"].as_str().expect("an id"));
+    let _ = stack.api(&stack.owner, Method::DELETE, &path, Value::Null).await.expect_status(200);
+    let now = post(&stack, "/api/prices", price("gpt-4o-mini", "0.15", "0.60"), 201).await;
+    let _ = call(&stack, &agent, "gpt-4o-mini-2024-07-18").await.expect_status(200);
+    assert_eq!(stack.wait_events(2).await[0]["priceId"], now["id"], "the catalogue's other names too");
+    let event = stack.wait_events(2).await.remove(0);
+    let path = format!("/api/cost-events/{}", event["id"].as_str().expect("an id"));
+    let one = stack.api(&stack.owner, Method::GET, &path, Value::Null).await.expect_status(200).json();
+    let step = &one["data"]["costDetail"]["steps"][0];
+    let pico = |line: &Value| line["costPicodollars"].as_str().and_then(|text| text.parse::<i64>().ok());
+    let lines = step["lines"].as_array().expect("lines").iter();
+    let sum: i64 = lines.map(|line| pico(line).expect("pico-dollars")).sum();
+    assert_eq!((sum, &step["priceId"]), (nanos(&event["costNanodollars"]) * 1000, &now["id"]), "{one:#}");
+    let path = format!("/api/prices/{}", now["id"].as_str().expect("an id"));
+    let begun = stack.api(&stack.owner, Method::DELETE, &path, Value::Null).await.expect_status(409);
+    assert!(begun.json()["error"]["message"].as_str().is_some_and(|text| text.contains("/end")), "{begun:?}");
+    let ended = post(&stack, &format!("{path}/end"), json!({}), 200).await;
+    assert_eq!(ended["version"], "2");
+    let _ = call(&stack, &agent, "gpt-4o-mini").await.expect_status(200);
+    assert_eq!(stack.wait_events(3).await[0]["priceId"], "openai/gpt-4o-mini");
+    assert_eq!(sum_nanos(&stack.events().await), billed(&stack));
+}
 
-    // The contract price was known before, and entered too late: it begins in the past.
-    let since = json!({"effectiveFrom": "2020-01-01T00:00:00Z"});
-    let mended = api(&stack, Method::POST, "/api/prices", with(standard(MODEL, "1", "2"), since), 201).await;
-    let price = mended["data"]["id"].clone();
-    let _ = stack.call(&agent.key, CHAT, chat("gpt-4o-mini-2024-07-18")).await.expect_status(200);
-    let third = stack.wait_events(3).await[0].clone();
-    let new_cost = input * 1_000 + output * 2_000;
-    assert_eq!(
-        (&third["priceId"], nanos(&third["costNanodollars"])),
-        (&price, new_cost),
-        "its snapshots too"
-    );
+#[tokio::test]
+async fn a_mended_price_is_applied_to_past_calls_once_and_to_their_budgets() {
+    let mut stack = Stack::start().await;
+    let agent = stack.agent().await;
+    let budget = stack.limit_key(&agent, 5_000_000).await;
+    let hour_ago = minutes_from_now(-60);
+    let mut wrong = price(HOUSE, "4", "16");
+    wrong["effectiveFrom"] = json!(hour_ago);
+    let wrong = post(&stack, "/api/prices", wrong, 201).await;
+    for _ in 0..3 {
+        let _ = call(&stack, &agent, HOUSE).await.expect_status(200);
+    }
+    let originals = stack.wait_events(3).await;
+    let (charged, true_cost) = (sum_nanos(&originals), billed(&stack));
+    assert_eq!(charged, true_cost * 10, "ten times too dear");
+    assert_eq!(nanos(&stack.wait_no_holds(&budget).await["spendNanodollars"]), charged);
 
-    let span = json!({"from": "2020-01-01T00:00:00Z", "until": "2020-12-31T00:00:00Z"});
-    let _ = stack
-        .api(&stack.owner, Method::POST, "/api/prices/rerate", json!({"from": "x"}))
-        .await
-        .expect_status(400);
-    assert_eq!(api(&stack, Method::POST, "/api/prices/rerate", span, 200).await["data"]["examined"], 0);
-    let now = jiff_now();
-    let span = json!({"from": now.0, "until": now.1, "reason": "contract"});
-    let dry = api(&stack, Method::POST, "/api/prices/rerate", span.clone(), 200).await["data"].clone();
-    let difference = 2 * (new_cost - nanos(&first["costNanodollars"]));
+    // Ended where it began: it was wrong from the start.
+    let path = format!("/api/prices/{}/end", wrong["id"].as_str().expect("an id"));
+    post(&stack, &path, json!({"effectiveUntil": hour_ago}), 200).await;
+    let mut right = price(HOUSE, "0.40", "1.60");
+    right["effectiveFrom"] = json!(hour_ago);
+    let right = post(&stack, "/api/prices", right, 201).await;
+
+    let span = json!({"from": hour_ago, "until": minutes_from_now(60), "reason": "a decimal place"});
+    let dry = post(&stack, "/api/prices/rerate", span.clone(), 200).await;
     assert_eq!(
         (&dry["dryRun"], &dry["examined"], &dry["adjusted"]),
-        (&json!(true), &json!(3), &json!(2)),
+        (&json!(true), &json!(3), &json!(3)),
         "{dry:#}"
     );
-    assert_eq!(nanos(&dry["differenceNanodollars"]), difference);
-    assert_eq!(stack.events().await.len(), 3);
+    assert_eq!(nanos(&dry["differenceNanodollars"]), true_cost - charged);
+    assert_eq!(stack.events().await.len(), 3, "nothing was booked");
 
-    let real = with(span, json!({"dryRun": false}));
-    let booked = api(&stack, Method::POST, "/api/prices/rerate", real.clone(), 200).await["data"].clone();
-    assert_eq!(booked["adjusted"], 2, "{booked:#}");
+    let mut wet = span;
+    wet["dryRun"] = json!(false);
+    let done = post(&stack, "/api/prices/rerate", wet.clone(), 200).await;
+    assert_eq!(nanos(&done["differenceNanodollars"]), true_cost - charged);
+    let events = stack.wait_events(6).await;
+    assert_eq!(sum_nanos(&events), true_cost);
+    let (adjustments, rest): (Vec<Value>, Vec<Value>) =
+        events.into_iter().partition(|event| event["eventType"] == "adjustment");
+    assert_eq!(rest, originals, "what was recorded stays");
+    for adjustment in &adjustments {
+        assert!(rest.iter().any(|event| event["id"] == adjustment["adjustsEventId"]), "{adjustment:#}");
+        assert_eq!((&adjustment["priceId"], &adjustment["source"]), (&right["id"], &json!("adjustment")));
+        assert_eq!(adjustment["tags"]["_ns_reason"], "a decimal place");
+    }
     assert_eq!(
-        api(&stack, Method::POST, "/api/prices/rerate", real, 200).await["data"]["adjusted"],
-        0,
-        "once"
+        nanos(&stack.budget_now(&budget).await["spendNanodollars"]),
+        true_cost,
+        "the ledger took it back"
     );
-    let events = stack.wait_events(5).await;
-    let adjustments: Vec<&Value> = events.iter().filter(|event| event["eventType"] == "adjustment").collect();
-    assert_eq!(adjustments.len(), 2);
-    let originals: Vec<&Value> = adjustments.iter().map(|event| &event["adjustsEventId"]).collect();
-    assert!(originals.contains(&&first["id"]) && originals.contains(&&second["id"]));
-    assert!(events.contains(&first) && events.contains(&second), "the originals stay as they were");
-    let spent = nanos(&stack.wait_no_holds(&budget).await["spendNanodollars"]);
-    assert_eq!((spent, crate::sum_nanos(&events)), (3 * new_cost, 3 * new_cost));
+    let again = post(&stack, "/api/prices/rerate", wet, 200).await;
+    assert_eq!((&again["adjusted"], &again["differenceNanodollars"]), (&json!(0), &json!("0")), "{again:#}");
 
-    let one = format!("/api/cost-events/{}", third["id"].as_str().unwrap());
-    let detail = api(&stack, Method::GET, &one, Value::Null, 200).await["data"]["costDetail"].clone();
-    let lines = detail["steps"][0]["lines"].as_array().expect("lines").clone();
-    let pico: i64 =
-        lines.iter().map(|line| line["costPicodollars"].as_str().unwrap().parse::<i64>().unwrap()).sum();
-    assert_eq!((pico, &detail["steps"][0]["priceId"]), (new_cost * 1000, &price), "{detail:#}");
-}
-
-/// From long ago until tomorrow.
-fn jiff_now() -> (String, String) {
-    let output = std::process::Command::new("date")
-        .args(["-u", "-d", "+1 day", "+%FT%TZ"])
-        .output()
-        .expect("date runs");
-    let tomorrow = String::from_utf8(output.stdout).expect("text").trim().to_owned();
-    let output = std::process::Command::new("date")
-        .args(["-u", "-d", "-1 day", "+%FT%TZ"])
-        .output()
-        .expect("date runs");
-    (String::from_utf8(output.stdout).expect("text").trim().to_owned(), tomorrow)
+    stack.terminate();
+    let _ = stack.ended().await;
+    stack.restart().await;
+    assert_eq!(
+        nanos(&stack.budget_now(&budget).await["spendNanodollars"]),
+        true_cost,
+        "and so did the store"
+    );
+    assert_eq!(stack.events().await.len(), 6);
 }
 
 #[tokio::test]
-async fn an_organisation_may_hold_a_flat_amount_instead_of_refusing() {
+async fn calls_without_a_price_pass_with_a_flat_hold_where_the_organisation_says_so() {
     let stack = Stack::start().await;
     let agent = stack.agent().await;
-    let set =
-        api(&stack, Method::POST, "/api/prices/unpriced", json!({"holdMicrodollars": 20_000}), 200).await;
-    assert_eq!(set["data"]["holdMicrodollars"], 20_000);
-    let passed = stack.call(&agent.key, CHAT, chat("house-model")).await.expect_status(404);
-    assert_eq!(passed.header("x-nullspend-denied"), "");
-    let event = &stack.wait_events(1).await[0];
-    assert_eq!(
-        (&event["unpriced"], &event["costMicrodollars"]),
-        (&json!(true), &json!(0)),
-        "refused upstream: free"
-    );
-    assert_eq!(
-        api(&stack, Method::POST, "/api/prices/unpriced", json!({}), 200).await["data"]["holdMicrodollars"],
-        Value::Null
-    );
-    assert_eq!(stack.call(&agent.key, CHAT, chat("house-model")).await.code(), "invalid_model");
+    let budget = stack.limit_key(&agent, 1_000_000).await;
+    let hold = async |hold: Value| {
+        let body = json!({"holdMicrodollars": hold});
+        let set = stack.api(&stack.owner, Method::PUT, "/api/prices/unpriced", body.clone()).await;
+        assert_eq!(set.expect_status(200).json()["data"], body);
+    };
+    hold(json!(2_000)).await;
+    let _ = call(&stack, &agent, HOUSE).await.expect_status(200);
+    let event = stack.wait_events(1).await.remove(0);
+    assert_eq!((&event["unpriced"], &event["costMicrodollars"]), (&json!(true), &json!(2_000)), "{event:#}");
+
+    // The price comes later, and the call's tokens were kept for it.
+    let mut row = price(HOUSE, "0.40", "1.60");
+    row["effectiveFrom"] = json!(minutes_from_now(-60));
+    post(&stack, "/api/prices", row, 201).await;
+    let span = json!({"from": minutes_from_now(-60), "until": minutes_from_now(60), "dryRun": false, "reason": "priced"});
+    let done = post(&stack, "/api/prices/rerate", span, 200).await;
+    assert_eq!(done["adjusted"], 1, "{done:#}");
+    assert_eq!(sum_nanos(&stack.wait_events(2).await), billed(&stack));
+    assert_eq!(nanos(&stack.wait_no_holds(&budget).await["spendNanodollars"]), billed(&stack));
+
+    hold(Value::Null).await;
+    assert_eq!(call(&stack, &agent, "house-small").await.expect_status(400).code(), "invalid_model");
 }

@@ -22,6 +22,8 @@ use crate::store::{Cursor, EventFilter, EventRecord, Source, StoreError};
 const WRITE_ATTEMPTS: u32 = 3;
 
 const MAX_BATCH: usize = 100;
+/// Type of the events that pricing again makes; nobody reports them.
+pub const ADJUSTMENT: &str = "adjustment";
 /// Counts beyond this are a mistake of the reporter, and would not survive JSON.
 const MAX_COUNT: i64 = 1 << 53;
 
@@ -275,7 +277,11 @@ fn report_id(org: OrgId, provider: &str, request_id: &str, part: usize) -> Attem
         hash.update((text.len() as u64).to_be_bytes());
         hash.update(text.as_bytes());
     }
-    let digest: [u8; 32] = hash.finalize().into();
+    id_of(&hash.finalize().into())
+}
+
+/// An id that follows from a hash.
+pub(super) fn id_of(digest: &[u8; 32]) -> AttemptId {
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest[..16]);
     AttemptId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
@@ -368,7 +374,7 @@ fn check_report(checks: &mut Checks, report: &Reported) {
             amount(checks, &["costBreakdown".into(), field.into()], value);
         }
     }
-    checks.require(report.event_type != Some("adjustment"), "eventType", "must be llm, tool or custom");
+    checks.require(report.event_type != Some(ADJUSTMENT), "eventType", "must be llm, tool or custom");
     checks.optional_text("sessionId", report.session_id.as_deref(), 256);
     checks.optional_text("toolName", report.tool_name.as_deref(), 200);
     checks.optional_text("toolServer", report.tool_server.as_deref(), 200);

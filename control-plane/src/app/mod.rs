@@ -21,17 +21,17 @@ use std::{
 };
 
 use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, policy::Policy};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 pub use budgets::{BudgetRequest, BudgetView};
 pub use caller::Caller;
 pub use document::PolicyDocument;
 pub use error::{AppError, Issue, Kind, PathSegment};
-pub use events::{Recorded, Reported, ReportedParts};
+pub use events::{ADJUSTMENT, Recorded, Reported, ReportedParts};
 pub use keys::{CreatedKey, KeyChange, NewKey, Page};
 pub use models::CheapModel;
 pub use planes::{ConnectedPlanes, Connection};
-pub use prices::{NewPrice, PriceFilter, Scope as PriceScope, Unusable};
+pub use prices::{ListedPrice, NewPrice, PriceFilter, PriceSource, Scope as PriceScope, Unusable};
 pub use rerate::{RerateReport, RerateRequest, Rerated};
 pub use startup::Bootstrap;
 
@@ -49,6 +49,8 @@ pub struct App {
     policy_changed: watch::Sender<u64>,
     data_planes: Arc<ConnectedPlanes>,
     policy: RwLock<Arc<Policy>>,
+    /// One at a time, so that each finds what the one before it booked.
+    rerating: Mutex<()>,
 }
 
 impl fmt::Debug for App {
@@ -69,6 +71,7 @@ impl App {
             policy_changed: watch::Sender::new(0),
             data_planes: Arc::default(),
             policy: RwLock::default(),
+            rerating: Mutex::default(),
         }
     }
 

@@ -6,11 +6,16 @@ use nullspend_core::{
     id::{OrgId, PriceId},
     money::{MAX_EVENT, Nanos},
     policy::Role,
-    price::{Catalogue, CatalogueError, Change, Explanation, PriceRow, Prices, RowError, Terms},
+    price::{
+        Catalogue, CatalogueError, Change, Explanation, Lookup, PriceRow, Priced, Prices, RowError, Terms,
+    },
 };
 
-use super::{App, AppError, Caller, check::Checks};
-use crate::store::{PriceRecord, StoredCatalogue};
+use super::{
+    App, AppError, Caller, Page,
+    check::{Checks, page_size},
+};
+use crate::store::{Cursor, PriceRecord, StoredCatalogue};
 
 /// Rows of one organisation, or of everybody; more are a mistake.
 const MAX_ROWS: usize = 2_000;
@@ -39,9 +44,42 @@ pub struct NewPrice {
     pub reason: String,
 }
 
-/// Which rows to list. All given conditions hold at once.
+/// Where prices come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PriceSource {
+    /// Rows of operators.
+    #[default]
+    Operator,
+    /// The catalogue.
+    Catalogue,
+    /// Both.
+    All,
+}
+
+/// A price in a list.
+#[derive(Clone, Debug)]
+pub enum ListedPrice {
+    /// An operator's row.
+    Row(Box<PriceRecord>),
+    /// What the catalogue has of a model now.
+    Catalogue(Priced),
+}
+
+impl ListedPrice {
+    /// Newest first; what the catalogue has counts as older than every row.
+    fn place(&self) -> Cursor {
+        match self {
+            Self::Row(record) => Cursor { at_ms: record.created_at_ms, id: record.row.id.bare() },
+            Self::Catalogue(priced) => Cursor { at_ms: 0, id: priced.id().to_owned() },
+        }
+    }
+}
+
+/// Which prices to list. All given conditions hold at once.
 #[derive(Clone, Debug, Default)]
 pub struct PriceFilter {
+    /// Where from.
+    pub source: PriceSource,
     /// Equal provider.
     pub provider: Option<String>,
     /// Equal model.
@@ -184,7 +222,8 @@ impl App {
         .await
     }
 
-    /// Ends a price row.
+    /// Ends a price row, also in the past: ended where it began it never held, which is how a price that was wrong from
+    /// its start makes place for the right one. Events keep what priced them.
     ///
     /// # Errors
     /// `not_found`, `forbidden`, `validation_error`, `conflict` when it has ended before.
@@ -195,12 +234,10 @@ impl App {
         until_ms: Option<i64>,
     ) -> Result<PriceRecord, AppError> {
         let record = self.writable_row(caller, id).await?;
-        let now_ms = self.clock.now_ms();
-        let until_ms = until_ms.unwrap_or(now_ms);
+        let until_ms = until_ms.unwrap_or_else(|| self.clock.now_ms());
         let mut checks = Checks::default();
-        // A little grace for clocks: what was priced by the row meanwhile keeps it.
-        checks.require(until_ms >= now_ms - 60_000, "effectiveUntil", "must not be in the past");
-        checks.require(until_ms > record.row.from_ms, "effectiveUntil", "must be after effectiveFrom");
+        let rule = "must not be before effectiveFrom; DELETE withdraws a price that has not begun";
+        checks.require(until_ms >= record.row.from_ms, "effectiveUntil", rule);
         checks.finish()?;
         self.change_end(caller, id, until_ms).await
     }
@@ -237,26 +274,50 @@ impl App {
         .await
     }
 
-    /// Rows the caller's organisation can see, newest first.
+    /// Prices the caller's organisation can see, newest first, the catalogue's last. Rows that never held are left out.
     ///
     /// # Errors
-    /// When the database fails.
+    /// `validation_error`.
     pub async fn list_prices(
         &self,
         caller: &Caller,
         filter: &PriceFilter,
-    ) -> Result<Vec<PriceRecord>, AppError> {
+        limit: Option<i32>,
+        cursor: Option<Cursor>,
+    ) -> Result<Page<ListedPrice>, AppError> {
+        let limit = page_size(limit, 50)?;
+        let mut listed = Vec::new();
+        if filter.source != PriceSource::Catalogue {
+            let rows = self.visible(caller).await?.into_iter().filter(|record| filter.fits(&record.row));
+            listed.extend(rows.map(|record| ListedPrice::Row(Box::new(record))));
+        }
+        if filter.source != PriceSource::Operator && filter.scope.is_none() {
+            listed.extend(self.of_catalogue(filter).await?.into_iter().map(ListedPrice::Catalogue));
+        }
+        let after = |price: &ListedPrice| cursor.as_ref().is_none_or(|cursor| price.place() < *cursor);
+        listed.retain(after);
+        listed.sort_by_cached_key(|price| std::cmp::Reverse(price.place()));
+        Ok(Page::cut(listed, limit, ListedPrice::place))
+    }
+
+    /// What the catalogue has of every model now.
+    async fn of_catalogue(&self, filter: &PriceFilter) -> Result<Vec<Priced>, AppError> {
+        let (prices, now_ms) = (self.prices().await?, self.clock.now_ms());
+        let catalogue = prices.catalogue();
+        let wanted = catalogue.models().filter(|model| filter.names(model.provider(), model.id()));
+        let priced =
+            wanted.filter_map(|model| match catalogue.lookup(model.provider(), model.id(), now_ms) {
+                Lookup::Priced(priced) => Some(priced),
+                Lookup::Unpriced => None,
+            });
+        Ok(priced.collect())
+    }
+
+    /// Every row the caller's organisation can see, also those that never held: events may name them.
+    async fn visible(&self, caller: &Caller) -> Result<Vec<PriceRecord>, AppError> {
         caller.require(Role::Viewer)?;
         let mut records = self.store.prices().await?;
-        records.retain(|record| {
-            let row = &record.row;
-            let scope = if row.org.is_some() { Scope::Organisation } else { Scope::Global };
-            row.org.is_none_or(|org| org == caller.org)
-                && filter.scope.is_none_or(|wanted| wanted == scope)
-                && filter.provider.as_ref().is_none_or(|provider| *provider == row.terms.provider)
-                && filter.model.as_ref().is_none_or(|model| *model == row.terms.model)
-        });
-        records.reverse();
+        records.retain(|record| record.row.org.is_none_or(|org| org == caller.org));
         Ok(records)
     }
 
@@ -265,8 +326,8 @@ impl App {
     /// # Errors
     /// `not_found`.
     pub async fn price(&self, caller: &Caller, id: PriceId) -> Result<PriceRecord, AppError> {
-        let records = self.list_prices(caller, &PriceFilter::default()).await?;
-        records.into_iter().find(|record| record.row.id == id).ok_or_else(|| AppError::not_found("Price"))
+        let mut records = self.visible(caller).await?.into_iter();
+        records.find(|record| record.row.id == id).ok_or_else(|| AppError::not_found("Price"))
     }
 
     /// Which price a model has for the caller's organisation, and why.
@@ -349,6 +410,21 @@ impl App {
         let scope = if record.row.org.is_some() { Scope::Organisation } else { Scope::Global };
         self.writable(caller, scope).await?;
         Ok(record)
+    }
+}
+
+impl PriceFilter {
+    fn names(&self, provider: &str, model: &str) -> bool {
+        self.provider.as_deref().is_none_or(|wanted| wanted == provider)
+            && self.model.as_deref().is_none_or(|wanted| wanted == model)
+    }
+
+    /// Whether a row is among those wanted, and ever held.
+    fn fits(&self, row: &PriceRow) -> bool {
+        let scope = if row.org.is_some() { Scope::Organisation } else { Scope::Global };
+        row.until_ms.is_none_or(|until| until > row.from_ms)
+            && self.scope.is_none_or(|wanted| wanted == scope)
+            && self.names(&row.terms.provider, &row.terms.model)
     }
 }
 

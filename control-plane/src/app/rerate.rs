@@ -3,21 +3,27 @@
 use std::collections::BTreeMap;
 
 use nullspend_core::{
-    attempt::Tokens,
+    attempt::{BudgetCharge, Tokens},
     cost::Detail,
     id::AttemptId,
-    ledger::{Charge, ChargeOutcome, Scope},
+    ledger::{Charge, ChargeOutcome, MAX_SCOPES, Scope, scope_for},
     money::{MAX_EVENT, Nanos},
-    policy::{Enforcement, Role},
+    policy::{Policy, Role},
     price::Prices,
 };
 use sha2::{Digest, Sha256};
 
-use super::{App, AppError, Caller, check::Checks};
-use crate::store::{Cursor, EventRecord, RerateFilter};
+use super::{
+    App, AppError, Caller,
+    check::Checks,
+    events::{ADJUSTMENT, id_of},
+};
+use crate::store::{Cursor, EventRecord, RerateFilter, Source};
 
 /// Events looked at by one call.
 const PAGE: i64 = 2_000;
+/// Events named by one request.
+const MAX_EVENT_IDS: usize = 500;
 /// Adjustments shown in an answer.
 const SAMPLE: usize = 20;
 /// Longest span of one request.
@@ -34,6 +40,8 @@ pub struct RerateRequest {
     pub provider: Option<String>,
     /// Equal model, as it was requested.
     pub model: Option<String>,
+    /// Only these; empty: all.
+    pub events: Vec<AttemptId>,
     /// Only say what would be booked.
     pub dry_run: bool,
     /// Why.
@@ -96,13 +104,18 @@ impl App {
         let span = request.until_ms.saturating_sub(request.from_ms);
         checks.require(span > 0, "until", "must be after from");
         checks.require(span <= MAX_SPAN_MS, "until", "must be at most 366 days after from");
+        let few = request.events.len() <= MAX_EVENT_IDS;
+        checks.require(few, "eventIds", format!("must have at most {MAX_EVENT_IDS} ids"));
         checks.finish()?;
-        let prices = self.prices().await?;
+        let _alone = self.rerating.lock().await;
+        let policy = self.policy().await?;
+        let prices = policy.prices();
         let filter = RerateFilter {
             from_ms: request.from_ms,
             until_ms: request.until_ms,
             provider: request.provider.clone(),
             model: request.model.clone(),
+            events: request.events.clone(),
             after: request.cursor.clone(),
         };
         let mut events = self.store.events_to_rerate(caller.org, &filter, PAGE + 1).await?;
@@ -115,10 +128,11 @@ impl App {
         let ids: Vec<AttemptId> = events.iter().map(|event| event.id).collect();
         let earlier = self.store.adjustments(&ids).await?;
         report.examined = events.len();
+        let mut adjustments = Vec::new();
         for event in events {
             let (count, adjusted) = earlier.get(&event.id).copied().unwrap_or_default();
             let before = event.cost + adjusted;
-            let (detail, after) = match again(&prices, &event) {
+            let (detail, after) = match again(prices, &event) {
                 Ok(found) => found,
                 Err(reason) => {
                     *report.skipped.entry(reason).or_default() += 1;
@@ -131,40 +145,53 @@ impl App {
             let adjustment =
                 adjustment(&event, &detail, after - before, count, &request.reason, self.clock.now_ms());
             report.note(&event, &adjustment, before, after);
-            if !request.dry_run {
-                self.book(adjustment).await?;
-            }
+            adjustments.push(adjustment);
+        }
+        if !request.dry_run && !adjustments.is_empty() {
+            self.book(adjustments, &policy).await?;
         }
         Ok(report)
     }
 
     /// The ledger first, then the store: what is refused there leaves nothing behind, and both take an id once.
-    async fn book(&self, adjustment: EventRecord) -> Result<(), AppError> {
-        if !adjustment.charges.is_empty() {
-            let scopes = adjustment.charges.iter().map(|charge| Scope {
-                counter: charge.counter,
-                window_end_ms: charge.window_end_ms,
-                // The ledger keeps the limit of the highest revision, so these never replace one.
-                limit: Nanos::ZERO,
-                revision: 0,
-                enforcement: Enforcement::Warn,
-                session_limit: None,
-                velocity: None,
-                finalization_reserve: Nanos::ZERO,
-            });
-            let charge = Charge {
-                id: adjustment.id,
-                org: adjustment.org,
-                scopes: scopes.collect(),
-                session: None,
-                actual: adjustment.cost,
-            };
-            if let ChargeOutcome::Invalid(misuse) = self.ledger.charge(&charge).await? {
-                return Err(AppError::internal("The adjustment makes no sense to the ledger", misuse));
+    async fn book(&self, adjustments: Vec<EventRecord>, policy: &Policy) -> Result<(), AppError> {
+        let now_ms = self.clock.now_ms();
+        for adjustment in &adjustments {
+            let scopes: Vec<Scope> = still_binding(policy, &adjustment.charges, now_ms).collect();
+            for (part, scopes) in scopes.chunks(MAX_SCOPES).enumerate() {
+                let charge = Charge {
+                    id: part_id(adjustment.id, part),
+                    org: adjustment.org,
+                    scopes: scopes.to_vec(),
+                    session: None,
+                    actual: adjustment.cost,
+                };
+                if let ChargeOutcome::Invalid(misuse) = self.ledger.charge(&charge).await? {
+                    return Err(AppError::internal("The adjustment makes no sense to the ledger", misuse));
+                }
             }
         }
-        self.write_charged(vec![adjustment]).await.map(|_| ())
+        self.write_charged(adjustments).await.map(|_| ())
     }
+}
+
+/// The windows that still bind: in the ledger others matter no more, and the store has them all.
+fn still_binding<'a>(
+    policy: &'a Policy,
+    charges: &'a [BudgetCharge],
+    now_ms: i64,
+) -> impl Iterator<Item = Scope> + 'a {
+    charges.iter().filter_map(move |charge| {
+        let rule = policy.budget(charge.counter.budget)?;
+        let ended = charge.window_end_ms.is_some_and(|end| end <= now_ms);
+        (!ended && rule.generation == charge.counter.generation).then(|| Scope {
+            counter: charge.counter,
+            window_end_ms: charge.window_end_ms,
+            // A rate is of the present.
+            velocity: None,
+            ..scope_for(rule, now_ms)
+        })
+    })
 }
 
 impl RerateReport {
@@ -198,18 +225,21 @@ fn again(prices: &Prices, event: &EventRecord) -> Result<(Detail, Nanos), &'stat
     if detail.reported_pico.is_some() {
         return Err("provider_reported");
     }
-    // A cost that was estimated or is the whole hold does not follow from what was seen, except where the price alone
-    // was missing.
-    if event.measurement != "exact" && !event.unpriced {
-        return Err("estimated");
-    }
     if detail.steps.is_empty() {
         return Err("no_usage");
     }
+    // A whole hold, or a cost capped by it, does not follow from the lines, except where the price alone was missing.
+    if !event.unpriced && cost_of(&detail) != event.cost {
+        return Err("estimated");
+    }
     let repriced =
         detail.reprice(prices, event.org, &event.provider, event.started_at_ms).ok_or("unpriced")?;
-    let cost = Nanos::from_pico_half_up(repriced.total_pico()).min(MAX_EVENT);
+    let cost = cost_of(&repriced);
     Ok((repriced, cost))
+}
+
+fn cost_of(detail: &Detail) -> Nanos {
+    Nanos::from_pico_half_up(detail.total_pico()).min(MAX_EVENT)
 }
 
 /// The event of a difference: everything that attributes the original, and nothing that counts twice.
@@ -244,14 +274,17 @@ fn adjustment(
         overhead_us: None,
         ended_at_ms: now_ms.max(event.started_at_ms),
         ingested_at_ms: now_ms,
-        event_type: "adjustment".to_owned(),
+        source: Source::Adjustment,
+        event_type: ADJUSTMENT.to_owned(),
         tags,
         stop_reason: None,
         ending: None,
         status_code: None,
         unpriced: false,
-        measurement: "exact".to_owned(),
-        revision: 1,
+        budget_status: Some(if event.charges.is_empty() { "skipped" } else { "approved" }.to_owned()),
+        measurement: event.measurement.clone(),
+        // Which adjustment of the event it is: two runs at once cannot both be the same one.
+        revision: i64::from(earlier) + 1,
         price_id: first.and_then(|step| step.price_id.clone()),
         price_version: first.and_then(|step| step.price_version.clone()),
         dataplane_id: None,
@@ -268,8 +301,16 @@ fn adjustment_id(event: AttemptId, earlier: u32, difference: Nanos) -> AttemptId
     hash.update(event.0.as_bytes());
     hash.update(earlier.to_be_bytes());
     hash.update(difference.0.to_be_bytes());
-    let digest: [u8; 32] = hash.finalize().into();
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&digest[..16]);
-    AttemptId(uuid::Builder::from_custom_bytes(bytes).into_uuid())
+    id_of(&hash.finalize().into())
+}
+
+/// The id of a charge's further parts: the ledger takes so many scopes at once.
+fn part_id(adjustment: AttemptId, part: usize) -> AttemptId {
+    if part == 0 {
+        return adjustment;
+    }
+    let mut hash = Sha256::new();
+    hash.update(adjustment.0.as_bytes());
+    hash.update((part as u64).to_be_bytes());
+    id_of(&hash.finalize().into())
 }

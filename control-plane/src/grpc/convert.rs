@@ -25,6 +25,11 @@ pub(super) fn unix_ms(timestamp: &Timestamp) -> i64 {
     timestamp.seconds.saturating_mul(1000).saturating_add(i64::from(timestamp.nanos / 1_000_000))
 }
 
+/// A count or a rate as the protocol holds it.
+pub(super) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// One thing wrong with one field.
 pub(super) fn invalid(field: &str, message: impl Into<String>) -> AppError {
     AppError::validation(vec![Issue { path: vec![field.into()], message: message.into() }])

@@ -3,6 +3,8 @@
 use nullspend_core::cost::{Detail, FeeLine, Line, Step};
 use nullspend_proto::v1;
 
+use super::convert::signed;
+
 /// The stored lines of an event; `None` where it has none, or a later version wrote them.
 pub(super) fn cost_detail(json: &str) -> Option<v1::CostDetail> {
     let detail: Detail = serde_json::from_str(json).ok()?;
@@ -46,8 +48,4 @@ fn fee(fee: &FeeLine) -> v1::CostFee {
         fee_picodollars: signed(fee.fee_pico),
         cost_picodollars: fee.cost_pico.to_string(),
     }
-}
-
-fn signed(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }

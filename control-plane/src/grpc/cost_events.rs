@@ -18,7 +18,7 @@ use super::{
     status::{caller, header},
 };
 use crate::{
-    app::{AppError, Caller, Recorded, Reported, ReportedParts},
+    app::{ADJUSTMENT, AppError, Caller, Recorded, Reported, ReportedParts},
     store::{Cursor, EventFilter, EventRecord, Source},
 };
 
@@ -121,7 +121,7 @@ fn reported(event: v1::IngestedEvent) -> Reported {
         v1::CostEventType::Llm => Some("llm"),
         v1::CostEventType::Tool => Some("tool"),
         v1::CostEventType::Custom => Some("custom"),
-        v1::CostEventType::Adjustment => Some("adjustment"),
+        v1::CostEventType::Adjustment => Some(ADJUSTMENT),
     };
     Reported {
         provider: event.provider,
@@ -159,6 +159,7 @@ fn filter(request: v1::ListCostEventsRequest) -> Result<EventFilter, AppError> {
         v1::CostEventSource::Proxy => Some(Source::Proxy),
         v1::CostEventSource::Api => Some(Source::Api),
         v1::CostEventSource::Mcp => Some(Source::Mcp),
+        v1::CostEventSource::Adjustment => Some(Source::Adjustment),
     };
     let budget_status = match request.budget_status() {
         v1::EventBudgetStatus::Unspecified => None,
@@ -271,7 +272,7 @@ fn event_type(word: &str) -> v1::CostEventType {
     match word {
         "llm" => v1::CostEventType::Llm,
         "tool" => v1::CostEventType::Tool,
-        "adjustment" => v1::CostEventType::Adjustment,
+        ADJUSTMENT => v1::CostEventType::Adjustment,
         _ => v1::CostEventType::Custom,
     }
 }
@@ -281,6 +282,7 @@ fn source(source: Source) -> v1::CostEventSource {
         Source::Proxy => v1::CostEventSource::Proxy,
         Source::Api => v1::CostEventSource::Api,
         Source::Mcp => v1::CostEventSource::Mcp,
+        Source::Adjustment => v1::CostEventSource::Adjustment,
     }
 }
 

@@ -266,7 +266,8 @@ impl Tx {
                 query.push(
                     " ON CONFLICT (budget_id, generation, window_start_ms) DO UPDATE SET settled_nanos = \
                      CASE WHEN budget_windows.settled_nanos + excluded.settled_nanos > 4611686018427387904 \
-                     THEN 4611686018427387904 ELSE budget_windows.settled_nanos + excluded.settled_nanos END",
+                     THEN 4611686018427387904 \
+                     WHEN budget_windows.settled_nanos + excluded.settled_nanos < 0 THEN 0 ELSE budget_windows.settled_nanos + excluded.settled_nanos END",
                 );
                 query.build().persistent(false).execute(&mut *c).await.during("book charges")?;
             });

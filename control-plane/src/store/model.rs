@@ -102,6 +102,8 @@ pub enum Source {
     Api,
     /// Reported by the MCP proxy.
     Mcp,
+    /// Made by pricing an event again.
+    Adjustment,
 }
 
 impl Source {
@@ -112,13 +114,16 @@ impl Source {
             Self::Proxy => "proxy",
             Self::Api => "api",
             Self::Mcp => "mcp",
+            Self::Adjustment => "adjustment",
         }
     }
 
     /// The source a word names.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Proxy, Self::Api, Self::Mcp].into_iter().find(|source| source.as_str() == word)
+        [Self::Proxy, Self::Api, Self::Mcp, Self::Adjustment]
+            .into_iter()
+            .find(|source| source.as_str() == word)
     }
 }
 
@@ -218,7 +223,7 @@ pub struct EventRecord {
 }
 
 /// A position in a list ordered newest first.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     /// The last item's time.
     pub at_ms: i64,

@@ -27,6 +27,8 @@ pub struct RerateFilter {
     pub provider: Option<String>,
     /// Equal model.
     pub model: Option<String>,
+    /// Only these; empty: all.
+    pub events: Vec<AttemptId>,
     /// Only after this position.
     pub after: Option<Cursor>,
 }
@@ -56,6 +58,14 @@ impl Store {
             }
             if let Some(model) = &filter.model {
                 query.push(" AND model = ").push_bind(model.clone());
+            }
+            if !filter.events.is_empty() {
+                query.push(" AND id IN (");
+                let mut list = query.separated(", ");
+                for id in &filter.events {
+                    list.push_bind(id.bare());
+                }
+                query.push(")");
             }
             if let Some(after) = &filter.after {
                 query.push(" AND (ended_at_ms > ").push_bind(after.at_ms);

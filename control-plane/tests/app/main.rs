@@ -4,5 +4,7 @@
 mod budgets;
 mod events;
 mod keys;
+mod price_rows;
 mod prices;
+mod rerate;
 mod world;

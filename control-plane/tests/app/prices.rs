@@ -65,8 +65,8 @@ async fn a_price_is_set_resolved_ended_and_withdrawn() {
     let next = create(&world, NewPrice { from_ms: Some(NOW + 9 * DAY), ..new("gpt-4o", 7_000) }).await;
     world.app.withdraw_price(&world.owner, next.id).await.unwrap();
     create(&world, NewPrice { from_ms: Some(NOW + 9 * DAY), ..new("gpt-4o", 6_000) }).await;
-    let listed = world.app.list_prices(&world.owner, &PriceFilter::default()).await.unwrap();
-    assert_eq!(listed.len(), 3);
+    let listed = world.app.list_prices(&world.owner, &PriceFilter::default(), None, None).await.unwrap();
+    assert_eq!(listed.items.len(), 2, "what never held is left out");
 }
 
 #[tokio::test]
@@ -155,6 +155,7 @@ fn request(dry_run: bool) -> RerateRequest {
         until_ms: NOW + DAY,
         provider: None,
         model: None,
+        events: Vec::new(),
         dry_run,
         reason: "wrong price".to_owned(),
         cursor: None,
@@ -174,19 +175,19 @@ async fn a_mended_price_adjusts_what_it_had_priced_once() {
 
     create(&world, new("gpt-4o", 1_000_000)).await;
     let dry = world.app.rerate(&world.owner, request(true)).await.unwrap();
-    assert_eq!((dry.examined, dry.adjusted, dry.skipped.get("estimated")), (3, 2, Some(&1)));
-    assert_eq!((dry.before, dry.after), (Nanos(5_000_000), Nanos(2_000_000)));
+    assert_eq!((dry.examined, dry.adjusted), (3, 3), "an estimate that follows from its lines, too");
+    assert_eq!((dry.before, dry.after), (Nanos(7_500_000), Nanos(3_000_000)));
     assert_eq!(settled(&world).await, Nanos(7_500_000), "nothing was booked");
 
     let booked = world.app.rerate(&world.owner, request(false)).await.unwrap();
-    assert_eq!(booked.adjusted, 2);
-    assert_eq!(settled(&world).await, Nanos(4_500_000), "the ledger took the difference back");
+    assert_eq!(booked.adjusted, 3);
+    assert_eq!(settled(&world).await, Nanos(3_000_000), "the ledger took the difference back");
     let again = world.app.rerate(&world.owner, request(false)).await.unwrap();
     assert_eq!((again.examined, again.adjusted), (3, 0));
 
     let events = world.app.list_events(&world.owner, &EventFilter::default(), None).await.unwrap().items;
     let sum: Nanos = events.iter().map(|event| event.cost).sum();
-    assert_eq!((events.len(), sum), (5, Nanos(4_500_000)));
+    assert_eq!((events.len(), sum), (6, Nanos(3_000_000)));
     for original in [exact, estimated, held] {
         assert_eq!(world.app.event(&world.owner, original).await.unwrap().cost, Nanos(2_500_000), "it stays");
     }
@@ -194,7 +195,7 @@ async fn a_mended_price_adjusts_what_it_had_priced_once() {
     assert_eq!((adjustment.event_type.as_str(), adjustment.cost), ("adjustment", Nanos(-1_500_000)));
     assert_eq!(adjustment.tags["_ns_reason"], "wrong price");
     let world = world.restarted().await;
-    assert_eq!(settled(&world).await, Nanos(4_500_000), "and so did the store");
+    assert_eq!(settled(&world).await, Nanos(3_000_000), "and so did the store");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use crate::{
     ledger::Balance,
     money::Nanos,
     policy::{BudgetRule, Entity},
+    price::{add_price_call, how_to_add},
 };
 
 /// A complete HTTP answer.
@@ -113,11 +114,10 @@ impl Refusal {
                 "invalid_model",
                 format!(
                     "model {model:?} has no price for provider {provider:?}, so its cost cannot be bounded; check the \
-                     spelling, or have an administrator add one: POST /api/prices (grpcurl: \
-                     nullspend.v1.PriceService/CreatePrice) with provider, model and tiers; \
-                     GET /api/prices/resolve says what is known"
+                     spelling, or {}",
+                    how_to_add(provider, model)
                 ),
-                json!({ "model": model, "provider": provider }),
+                json!({ "model": model, "provider": provider, "add_price": add_price_call(provider, model) }),
             ),
             Self::Unauthorized => (
                 401,

@@ -161,7 +161,7 @@ pub(super) fn check_patterns(patterns: &[String]) -> Result<(), String> {
 }
 
 pub(super) fn check_modifiers(modifiers: &Modifiers) -> Result<(), String> {
-    match modifiers.all().find(|(_, percent)| !(1..=1000).contains(percent)) {
+    match modifiers.named().find(|(_, percent)| !(1..=1000).contains(percent)) {
         None => Ok(()),
         Some((what, _)) => Err(format!("modifier {what} must be 1 to 1000 percent")),
     }

@@ -4,9 +4,11 @@
 //! one organisation; [`Prices`] are the layers together, and the only thing that is asked for a price.
 
 pub mod rates;
+pub mod usd;
 
 mod catalogue;
 mod file;
+mod how;
 mod layers;
 mod model;
 mod priced;
@@ -15,6 +17,7 @@ mod row;
 
 pub use catalogue::{Catalogue, CatalogueError, Change};
 pub(crate) use file::day;
+pub use how::{add_price_call, how_to_add};
 pub use layers::{Candidate, Explanation, Layer, Lookup, Prices, Verdict};
 pub use model::{Fees, Limits, Model, Modifiers};
 pub use priced::Priced;

@@ -32,7 +32,8 @@ pub struct Modifiers {
 }
 
 impl Modifiers {
-    pub(super) fn all(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    /// Those there are, with their names.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [
             ("inference_geo_us", self.inference_geo_us),
             ("regional_host", self.regional_host),

@@ -18,6 +18,8 @@ const TABLE: &[(&str, &str, [i128; 3])] = &[
     ("gpt-4o-mini", "gpt-4o-mini-2024-07-18", [150, 75, 600]),
     ("gpt-4o", "gpt-4o-2024-08-06", [2_500, 1_250, 10_000]),
     ("gpt-4.1-mini", "gpt-4.1-mini-2025-04-14", [400, 100, 1_600]),
+    // Of no catalogue.
+    ("house-large", "house-large", [400, 100, 1_600]),
     ("gpt-5-mini", "gpt-5-mini-2025-08-07", [250, 25, 2_000]),
     ("claude-sonnet-4-5", "claude-sonnet-4-5-20250929", [3_000, 300, 15_000]),
     ("claude-haiku-4-5", "claude-haiku-4-5-20251001", [1_000, 100, 5_000]),
