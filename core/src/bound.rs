@@ -2,21 +2,21 @@
 //!
 //! Sound before close. Text: byte-level encodings never make more tokens than the text has UTF-8 bytes, JSON escapes
 //! only lengthen, and the framing of a message is shorter than its `{"role":…}`; so the body's length bounds its
-//! tokens. What the body does not show (images, files, server-side state, hosted tools) is bounded by the most it
-//! can be, at last by the model's context window, beyond which the provider refuses.
+//! tokens. What the body does not show (files, server-side state, hosted tools) is bounded by the most it can be, at
+//! last by the model's context window, beyond which the provider refuses. `docs/internals/bound.md` has the argument.
+
+mod image;
 
 use crate::{
     attempt::Api,
     cost::CostContext,
     money::Nanos,
-    price::{Class, Priced, Rates, Tier, TierRates},
-    request::{CacheAsked, HostedKind, RequestView},
+    price::{Class, Lookup, Priced, Rates, Tier, TierRates},
+    request::{Advisor, CacheAsked, HostedKind, RequestView},
 };
 
 /// Where nobody publishes a limit: the largest window of any model.
 const UNKNOWN_LIMIT: u64 = 1_050_000;
-/// Tokens of one image where nothing better is known: OpenAI's largest patch budget and factor.
-const UNKNOWN_IMAGE: u64 = 48_200;
 /// Framing beyond the body's own bytes.
 const FRAMING_TOKENS: u64 = 64;
 /// Steps of a hosted tool when the request sets no limit. Anthropic pauses after ten; OpenAI names no number, and a
@@ -26,8 +26,6 @@ const DEFAULT_STEPS: u64 = 10;
 const MAX_STEPS: u64 = 1_000;
 /// The dearest image of the image generation tool, in pico-dollars.
 pub(crate) const IMAGE_FEE_PICO: u64 = 300_000_000_000;
-/// The dearest advisor per token, as a multiple of the dearest executor that asks it.
-const ADVISOR_FACTOR: i128 = 10;
 /// A container of the largest size, as a multiple of the smallest.
 const LARGEST_CONTAINER: u64 = 64;
 
@@ -45,24 +43,19 @@ pub struct Bound {
 /// Bounds a request's cost from its body alone.
 #[must_use]
 pub fn bound(priced: &Priced, view: &RequestView) -> Bound {
-    let steps = steps(view);
+    let steps = steps(priced, view);
     let input_once = input_once(priced, view);
     let window = window(priced);
     // A further step reads what the step before wrote and what the tools found: at most the window.
     let input_tokens = input_once.saturating_add(window.saturating_mul(steps - 1));
-    let output_tokens = output(priced, view, steps);
-    let audio_in = view.media.audio_bytes.min(input_tokens);
     let tokens = Tokens {
         prompt: input_once.max(if steps > 1 { window } else { 0 }),
         input_tokens,
-        audio_in,
-        output_tokens,
+        audio_in: view.media.audio_tokens.min(input_tokens),
+        output_tokens: output(priced, view, steps),
     };
-    let dearest = tiers(priced, view).map(|rates| tokens.cost(rates, view)).max().unwrap_or(0);
-    let percent = percent(priced, view);
-    let pico = (dearest * i128::from(percent) + 99) / 100 + fees(priced, view, steps);
-    let factor = if has(view, HostedKind::Advisor) { ADVISOR_FACTOR } else { 1 };
-    Bound { input_tokens, output_tokens, cost: Nanos::from_pico_ceil(pico.saturating_mul(factor)) }
+    let pico = tokens.dearest(priced, view) + fees(priced, view, steps) + advice(priced, view);
+    Bound { input_tokens, output_tokens: tokens.output_tokens, cost: Nanos::from_pico_ceil(pico) }
 }
 
 /// The largest prompt the model takes.
@@ -71,45 +64,86 @@ fn window(priced: &Priced) -> u64 {
     limits.max_input.max(limits.context).unwrap_or(UNKNOWN_LIMIT)
 }
 
+/// The longest answer of the model.
+fn longest_answer(priced: &Priced) -> u64 {
+    let limits = priced.limits();
+    limits.max_output.or(limits.context).unwrap_or(UNKNOWN_LIMIT)
+}
+
 fn input_once(priced: &Priced, view: &RequestView) -> u64 {
     let window = window(priced);
     if view.server_state || view.media.documents > 0 {
         return window;
     }
-    let image = priced.limits().image_tokens.unwrap_or(UNKNOWN_IMAGE);
-    let text = view.body_bytes.saturating_sub(view.media.image_bytes);
-    let all = text
-        .saturating_add(view.growth_bytes)
-        .saturating_add(view.media.images.saturating_mul(image))
+    let text = view.body_bytes.saturating_sub(view.media.image_bytes).saturating_sub(view.media.audio_bytes);
+    let images = view.media.images.iter().map(|shown| image::tokens(priced, *shown));
+    let all = images
+        .fold(text, u64::saturating_add)
+        .saturating_add(if normalises(priced) { view.growth_bytes } else { 0 })
+        .saturating_add(view.media.audio_tokens)
         .saturating_add(view.hidden_tool_tokens)
         .saturating_add(FRAMING_TOKENS);
     all.min(window)
 }
 
+/// Whether the model's tokenizer may normalise text before it counts. OpenAI's are published and do not.
+fn normalises(priced: &Priced) -> bool {
+    !matches!(priced.provider(), "openai" | "azure")
+}
+
 /// How many model calls one request can make.
-fn steps(view: &RequestView) -> u64 {
-    let mut steps = 1 + u64::from(view.compaction) * DEFAULT_STEPS;
-    if view.hosted.is_empty() {
-        return steps;
-    }
+fn steps(priced: &Priced, view: &RequestView) -> u64 {
     let of_tools = match view.api {
+        _ if view.hosted.is_empty() => 0,
         Api::OpenAiChat => 1,
         Api::OpenAiResponses => view.max_tool_calls.unwrap_or(DEFAULT_STEPS),
         Api::AnthropicMessages => {
             view.hosted.iter().map(|tool| tool.max_uses.unwrap_or(DEFAULT_STEPS)).fold(0, u64::saturating_add)
         }
     };
-    steps = steps.saturating_add(of_tools);
+    // What a chat's search finds is read at the model's rate, but for the previews, whose fee includes it.
+    let of_search = CostContext::of(view).chat_search && priced.fees().web_search > 0;
+    let steps = (1 + compactions(view) + u64::from(of_search)).saturating_add(of_tools);
     steps.min(MAX_STEPS)
 }
 
+fn compactions(view: &RequestView) -> u64 {
+    if view.compaction { DEFAULT_STEPS } else { 0 }
+}
+
 fn output(priced: &Priced, view: &RequestView, steps: u64) -> u64 {
-    let limits = priced.limits();
-    let most = limits.max_output.or(limits.context).unwrap_or(UNKNOWN_LIMIT);
-    let once = view.max_output.map_or(most, |asked| asked.min(most));
-    // The limit of Responses holds for the answer as a whole.
+    let most = longest_answer(priced);
+    let once = view.max_output.map_or(most, |asked| asked.min(most)).saturating_add(view.prediction_bytes);
+    // The limit of Responses holds for the answer as a whole. None holds for what a compaction writes.
     let whole = view.api == Api::OpenAiResponses && view.max_output.is_some();
-    once.saturating_mul(view.choices).saturating_mul(if whole { 1 } else { steps })
+    let answers = if whole { 1 } else { steps.saturating_sub(compactions(view)).max(1) };
+    once.saturating_mul(view.choices)
+        .saturating_mul(answers)
+        .saturating_add(most.saturating_mul(compactions(view)))
+}
+
+/// What advisors can cost, in pico-dollars: each use reads a window and answers, at the advisor's own price.
+fn advice(priced: &Priced, view: &RequestView) -> i128 {
+    let one = |advisor: &Advisor| {
+        let Lookup::Priced(own) = priced.sibling(&advisor.model) else {
+            // Charged like the model that asked.
+            return advised(priced, view, advisor);
+        };
+        advised(&own, view, advisor).max(advised(priced, view, advisor))
+    };
+    view.advisors.iter().map(one).fold(0, i128::saturating_add)
+}
+
+fn advised(priced: &Priced, view: &RequestView, advisor: &Advisor) -> i128 {
+    let uses = advisor.max_uses.unwrap_or(DEFAULT_STEPS).min(MAX_STEPS);
+    let most = longest_answer(priced);
+    let tokens = Tokens {
+        prompt: window(priced),
+        input_tokens: window(priced).saturating_mul(uses),
+        audio_in: 0,
+        output_tokens: advisor.max_output.map_or(most, |asked| asked.min(most)).saturating_mul(uses),
+    };
+    tokens.dearest(priced, view)
 }
 
 /// The tiers the request can be billed at.
@@ -121,7 +155,10 @@ fn tiers<'a>(priced: &'a Priced, view: &'a RequestView) -> impl Iterator<Item = 
             Tier::Standard => true,
             Tier::Fast => view.fast,
             Tier::Flex => asked == Some("flex"),
-            Tier::Priority => matches!(asked, Some("priority" | "fast")) || unknown_tier(asked),
+            Tier::Priority => {
+                let assumed = view.assume_priority && matches!(asked, None | Some("auto"));
+                assumed || matches!(asked, Some("priority" | "fast")) || unknown_tier(asked)
+            }
             Tier::Ultrafast => asked == Some("ultrafast") || unknown_tier(asked),
             // Other routes.
             Tier::Batch | Tier::Decisions => false,
@@ -168,6 +205,12 @@ struct Tokens {
 }
 
 impl Tokens {
+    /// In pico-dollars, at the dearest rates and multiplier the request can be billed with.
+    fn dearest(&self, priced: &Priced, view: &RequestView) -> i128 {
+        let pico = tiers(priced, view).map(|rates| self.cost(rates, view)).max().unwrap_or(0);
+        (pico.saturating_mul(i128::from(percent(priced, view))) + 99) / 100
+    }
+
     fn cost(&self, tier: &TierRates, view: &RequestView) -> i128 {
         let low = self.at(&tier.rates, view);
         match &tier.above {
@@ -211,10 +254,6 @@ fn dearest_input(rates: &Rates, view: &RequestView) -> u64 {
         Api::AnthropicMessages => {}
     }
     classes.into_iter().map(|class| rates.billed(class).0).max().unwrap_or(0)
-}
-
-fn has(view: &RequestView, kind: HostedKind) -> bool {
-    view.hosted.iter().any(|tool| tool.kind == kind)
 }
 
 /// Fees of hosted tools, in pico-dollars.

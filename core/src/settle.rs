@@ -23,8 +23,7 @@ const MAX_COUNTED_BYTES: usize = 1 << 20;
 /// Costs about 50 ns per byte: call it only once a stream was cut.
 #[must_use]
 pub fn prompt_tokens(priced: &Priced, view: &RequestView, body: &[u8]) -> Option<u64> {
-    let media = view.media.images + view.media.documents + view.media.audio_bytes;
-    if view.server_state || media > 0 || body.len() > MAX_COUNTED_BYTES {
+    if view.server_state || !view.media.is_empty() || body.len() > MAX_COUNTED_BYTES {
         return None;
     }
     let text = std::str::from_utf8(body).ok()?;

@@ -107,14 +107,15 @@ fn the_two_upstream_variables_take_http_and_private_hosts() {
 fn rows_of_a_file_change_add_and_remove_upstreams() {
     let config = in_file(
         "[[upstreams]]\nname = \"groq\"\nenabled = false\n\
-         [[upstreams]]\nname = \"openai\"\ninject_usage = false\n\
+         [[upstreams]]\nname = \"openai\"\ninject_usage = false\nassume_priority = true\n\
          [[upstreams]]\nname = \"vllm\"\nbase_url = \"http://vllm:8000\"\napi = \"openai\"\nprovider = \"openai\"\n\
          allow_private = true\n",
     )
     .unwrap();
     let names: Vec<&str> = config.upstreams.iter().map(|row| row.name.as_str()).collect();
     assert_eq!(names, ["openai", "anthropic", "together", "fireworks", "mistral", "openrouter", "vllm"]);
-    assert!(!config.upstreams[0].inject_usage);
+    assert!(!config.upstreams[0].inject_usage && config.upstreams[0].assume_priority);
+    assert!(!config.upstreams[6].assume_priority);
 }
 
 /// Every file in testdata/config is refused, with the sentence its first line expects.

@@ -23,6 +23,7 @@ pub struct Row {
     provider: String,
     vendor: String,
     inject_usage: bool,
+    assume_priority: bool,
     allow_private: bool,
     enabled: bool,
 }
@@ -71,7 +72,7 @@ fn check_row(row: &Row) -> Result<Upstream, ConfigError> {
         return refuse(format!("vendor is {:?}; write one of {known}", row.vendor));
     };
     let upstream = match Upstream::parse(&row.name, &row.base_url, dialect, &row.provider, row.inject_usage) {
-        Ok(upstream) => upstream.answered_by(vendor),
+        Ok(upstream) => upstream.answered_by(vendor).assuming_priority(row.assume_priority),
         Err(reason) => return refuse(format!("base_url {reason}")),
     };
     let Some(endpoint) = endpoint(&upstream) else {
@@ -178,6 +179,7 @@ mod tests {
             provider: "openai".into(),
             vendor: String::new(),
             inject_usage: true,
+            assume_priority: false,
             allow_private,
             enabled: true,
         }

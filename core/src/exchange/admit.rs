@@ -107,6 +107,7 @@ impl AwaitingBody {
             Err(bad) => return call.refuse(&Refusal::BadRequest { message: bad.message, param: bad.param }),
         };
         view.regional_host = call.upstream.is_regional_openai();
+        view.assume_priority = call.upstream.assume_priority;
         let model = view.model.clone();
         if let Some(allowed) = &call.key.allowed_models
             && !allowed.contains(&model)

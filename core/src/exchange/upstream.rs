@@ -30,6 +30,9 @@ pub struct Upstream {
     pub vendor: Vendor,
     /// Whether chat streams get `stream_options.include_usage` when the client did not ask.
     pub inject_usage: bool,
+    /// Whether calls that name no `service_tier` may be served, and billed, at priority: a setting of the provider's
+    /// project, which no request shows.
+    pub assume_priority: bool,
 }
 
 /// A base URL that cannot be an upstream.
@@ -84,6 +87,7 @@ impl Upstream {
             provider: provider.to_owned(),
             vendor: Vendor::from(provider),
             inject_usage,
+            assume_priority: false,
             base_url,
         })
     }
@@ -92,6 +96,13 @@ impl Upstream {
     #[must_use]
     pub fn answered_by(mut self, vendor: Vendor) -> Self {
         self.vendor = vendor;
+        self
+    }
+
+    /// The same row, where the provider's project serves calls at priority by default.
+    #[must_use]
+    pub fn assuming_priority(mut self, assume: bool) -> Self {
+        self.assume_priority = assume;
         self
     }
 

@@ -41,6 +41,7 @@ struct Entry {
     max_input: Option<u64>,
     max_output: Option<u64>,
     image_tokens: Option<u64>,
+    image_tiles: Option<[u64; 2]>,
     #[serde(default)]
     reasoning: bool,
     retires: Option<String>,
@@ -129,6 +130,7 @@ fn add(entry: Entry, parsed: &mut Parsed) -> Result<(), CatalogueError> {
             max_input: entry.max_input,
             max_output: entry.max_output,
             image_tokens: entry.image_tokens,
+            image_tiles: entry.image_tiles,
         },
         reasoning: entry.reasoning,
         retires: entry.retires,

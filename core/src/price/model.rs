@@ -15,6 +15,8 @@ pub struct Limits {
     pub max_output: Option<u64>,
     /// The most one image can be billed as.
     pub image_tokens: Option<u64>,
+    /// Where images are billed by tiles of 512 × 512: tokens of an image, and of each of its tiles.
+    pub image_tiles: Option<[u64; 2]>,
 }
 
 /// Multipliers on all token charges, in percent of the rate; never on fees.

@@ -154,6 +154,7 @@ impl PriceRow {
                 max_input: terms.max_input.or(limits.max_input),
                 max_output: terms.max_output.or(limits.max_output),
                 image_tokens: terms.image_tokens.or(limits.image_tokens),
+                image_tiles: limits.image_tiles,
             },
             reasoning: terms.reasoning.unwrap_or_else(|| below.is_some_and(Model::reasoning)),
             retires: below.and_then(Model::retires).map(str::to_owned),

@@ -3,6 +3,7 @@
 //! Strict where a value decides money or routing, blind elsewhere: the rest is the provider's to judge.
 
 mod growth;
+mod media;
 mod parts;
 mod read;
 mod splice;
@@ -10,7 +11,8 @@ mod tools;
 
 use crate::attempt::Api;
 
-pub use tools::{HostedKind, HostedTool};
+pub use media::{Image, Media};
+pub use tools::{Advisor, HostedKind, HostedTool};
 
 /// A body that is refused with 400 `bad_request`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,19 +46,6 @@ pub enum CacheAsked {
     Long,
 }
 
-/// What of a body is not text: billed by count or by time instead of by bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Media {
-    /// Images, wherever they come from.
-    pub images: u64,
-    /// Bytes of the images' own data URLs or base64 in the body.
-    pub image_bytes: u64,
-    /// PDFs and other files whose size in tokens the body does not show.
-    pub documents: u64,
-    /// Bytes of audio in the body.
-    pub audio_bytes: u64,
-}
-
 /// What we act on of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestView {
@@ -80,9 +69,11 @@ pub struct RequestView {
     pub inference_geo: Option<String>,
     /// The call goes to a regional OpenAI host; known from the upstream, so the caller sets it.
     pub regional_host: bool,
+    /// The upstream answers calls that name no `service_tier` at priority rates; the caller sets it, too.
+    pub assume_priority: bool,
     /// Length of the body.
     pub body_bytes: u64,
-    /// Bytes that Unicode normalisation can add before the text is counted (Anthropic only).
+    /// Bytes that Unicode normalisation can add before the text is counted, where a tokenizer does that.
     pub growth_bytes: u64,
     /// What is not text.
     pub media: Media,
@@ -96,6 +87,10 @@ pub struct RequestView {
     pub hidden_tool_tokens: u64,
     /// Tools that the provider runs itself, over several steps.
     pub hosted: Vec<HostedTool>,
+    /// Models that the answering one may ask.
+    pub advisors: Vec<Advisor>,
+    /// Length of OpenAI chat's `prediction`: what of it is wrong is billed as output on top.
+    pub prediction_bytes: u64,
     /// OpenAI Responses `max_tool_calls`.
     pub max_tool_calls: Option<u64>,
     /// OpenAI chat `web_search_options`.

@@ -76,6 +76,7 @@ fn blank(api: Api, len: usize) -> RequestView {
         fast: false,
         inference_geo: None,
         regional_host: false,
+        assume_priority: false,
         body_bytes: len as u64,
         growth_bytes: 0,
         media: Media::default(),
@@ -84,6 +85,8 @@ fn blank(api: Api, len: usize) -> RequestView {
         tools_bytes: 0,
         hidden_tool_tokens: 0,
         hosted: Vec::new(),
+        advisors: Vec::new(),
+        prediction_bytes: 0,
         max_tool_calls: None,
         web_search_options: false,
         cache: CacheAsked::No,
@@ -117,6 +120,14 @@ fn field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(
         "thinking" => thinking(value, view)?,
         "reasoning_effort" => view.reasoning_off = word(value)?.as_deref() == Some("none"),
         "reasoning" => view.reasoning_off = member(value, "effort")?.as_deref() == Some("none"),
+        // Lists of stand-ins: the answer could come from a dearer model than the one that was bounded.
+        "models" | "route" | "fallbacks" => {
+            if present(value)?.is_some_and(|text| text != "[]") {
+                let message =
+                    format!("`{name}` lets another model answer than the one bounded; name one `model` only");
+                return Err(BadRequest::field(name, message));
+            }
+        }
         _ => match view.api {
             Api::OpenAiChat => chat_field(name, value, view)?,
             Api::OpenAiResponses => responses_field(name, value, view)?,
@@ -137,16 +148,9 @@ fn chat_field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) -> Res
         }
         "modalities" => view.audio_output |= value.skip()?.contains("\"audio\""),
         "audio" => view.audio_output |= present(value)?.is_some(),
+        "prediction" => view.prediction_bytes = value.skip()?.len() as u64,
         "web_search_options" => view.web_search_options = present(value)?.is_some(),
         "prompt_cache_retention" | "prompt_cache_options" => long_cache(value, view)?,
-        // Routers' lists of stand-ins: the answer could come from a dearer model than the one that was bounded.
-        "models" | "route" | "fallbacks" => {
-            if present(value)?.is_some_and(|text| text != "[]") {
-                let message =
-                    format!("`{name}` lets another model answer than the one bounded; name one `model` only");
-                return Err(BadRequest::field(name, message));
-            }
-        }
         _ => drop(value.skip()?),
     }
     Ok(())
@@ -174,7 +178,10 @@ fn messages_field(name: &str, value: &mut Cursor<'_>, view: &mut RequestView) ->
     match name {
         "speed" => view.fast = word(value)?.as_deref() == Some("fast"),
         "inference_geo" => view.inference_geo = word(value)?,
-        "context_management" => view.compaction = value.skip()?.contains("compact"),
+        "context_management" => view.compaction |= value.skip()?.contains("compact"),
+        "compaction" => view.compaction |= present(value)?.is_some(),
+        // A new thread holds nothing yet.
+        "thread" => view.server_state |= member(value, "type")?.is_some_and(|kind| kind != "create"),
         "container" => view.server_state |= present(value)?.is_some(),
         _ => drop(value.skip()?),
     }
@@ -188,16 +195,26 @@ fn long_cache(value: &mut Cursor<'_>, view: &mut RequestView) -> Result<(), BadR
     Ok(())
 }
 
+/// What may stand almost anywhere is searched for as text: a false find only raises the bound. Letters written as
+/// escapes could hide it.
 fn finish(view: &mut RequestView, text: &str) {
-    if view.api != Api::AnthropicMessages {
-        return;
-    }
+    tools::add_instructions(view);
     view.growth_bytes = growth::bytes(text);
-    // `cache_control` may stand almost anywhere, so it is searched for as text: a false find only raises the bound.
-    // Letters written as escapes could hide it.
+    let has = |word: &str| memchr::memmem::find(text.as_bytes(), word.as_bytes()).is_some();
     let hidden = hides_letters(text);
-    if hidden || text.contains("cache_control") {
-        view.cache = if hidden || text.contains("\"1h\"") { CacheAsked::Long } else { CacheAsked::Short };
+    let long = match view.api {
+        Api::OpenAiChat | Api::OpenAiResponses => hidden || has("\"12h\""),
+        Api::AnthropicMessages => {
+            // `caching` is an advisor's own.
+            let asked = hidden || has("cache_control") || has("\"caching\"");
+            if asked {
+                view.cache = CacheAsked::Short;
+            }
+            asked && (hidden || has("\"1h\""))
+        }
+    };
+    if long {
+        view.cache = CacheAsked::Long;
     }
 }
 
@@ -257,7 +274,7 @@ fn boolean(value: &mut Cursor<'_>, name: &str) -> Result<Option<bool>, BadReques
     }
 }
 
-fn word(value: &mut Cursor<'_>) -> Result<Option<String>, BadRequest> {
+pub(super) fn word(value: &mut Cursor<'_>) -> Result<Option<String>, BadRequest> {
     Ok(value.string_or_skip()?.map(|text| text.lossy().into_owned()))
 }
 

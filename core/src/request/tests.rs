@@ -134,8 +134,11 @@ fn images_count_by_number_and_only_where_the_provider_sees_them() {
             {"type": "file", "file": {"file_id": "f"}},
         ]}]}),
     );
-    assert_eq!((chat.media.images, chat.media.image_bytes, chat.media.documents), (2, data.len() as u64, 1));
-    assert!(chat.media.audio_bytes > 4);
+    assert_eq!(
+        (chat.media.images.len(), chat.media.image_bytes, chat.media.documents),
+        (2, data.len() as u64, 1)
+    );
+    assert_eq!((chat.media.audio_bytes, chat.media.audio_tokens), (4, u64::MAX));
 
     let image = json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A".repeat(4000)}});
     let messages = view(
@@ -150,7 +153,115 @@ fn images_count_by_number_and_only_where_the_provider_sees_them() {
             ]},
         ]}),
     );
-    assert_eq!((messages.media.images, messages.media.image_bytes, messages.media.documents), (2, 8004, 1));
+    assert_eq!(
+        (messages.media.images.len(), messages.media.image_bytes, messages.media.documents),
+        (2, 8000, 1)
+    );
+}
+
+#[test]
+fn what_the_provider_keeps_is_known_from_every_reference_to_it() {
+    let item = |item: Value| view(Api::OpenAiResponses, &json!({"model": "m", "input": [item]})).server_state;
+    for reference in [
+        json!({"type": "item_reference", "id": "i"}),
+        json!({"id": "i"}),
+        json!({"type": null, "id": "i"}),
+        json!({"type": "reasoning", "id": "r", "summary": []}),
+        json!({"type": "reasoning", "id": "r", "summary": [], "encrypted_content": null}),
+        json!({"type": "web_search_call", "id": "w", "status": "completed"}),
+        json!({"type": "file_search_call", "id": "f", "queries": [], "results": null}),
+        json!({"type": "code_interpreter_call", "id": "c", "code": "1", "outputs": null}),
+        json!({"role": "assistant", "content": null, "audio": {"id": "a"}}),
+    ] {
+        assert!(item(reference.clone()), "{reference}");
+    }
+    for whole in [
+        json!({"id": "m", "role": "user", "content": "hi"}),
+        json!({"type": "message", "id": "m", "role": "assistant", "content": []}),
+        json!({"type": "reasoning", "id": "r", "summary": [], "encrypted_content": "x"}),
+        json!({"type": "file_search_call", "id": "f", "queries": [], "results": []}),
+        json!({"type": "function_call", "id": "f", "name": "f", "arguments": "{}"}),
+        json!({"type": "code_interpreter_call", "id": "c", "code": "1", "outputs": []}),
+    ] {
+        assert!(!item(whole.clone()), "{whole}");
+    }
+    let thread = |thread| view(Api::AnthropicMessages, &json!({"model": "m", "thread": thread})).server_state;
+    assert!(thread(json!({"type": "continue", "previous_message_id": "m"})));
+    assert!(!thread(json!({"type": "create"})));
+    let image = view(
+        Api::OpenAiResponses,
+        &json!({"model": "m", "input": [{"type": "image_generation_call", "id": "i", "result": "A".repeat(900)}]}),
+    );
+    assert_eq!((image.media.images.len(), image.media.image_bytes), (1, 900));
+}
+
+#[test]
+fn tools_are_found_wherever_they_are_handed_in() {
+    let search = json!({"type": "web_search"});
+    let hosted = |body: Value| view(Api::OpenAiResponses, &body).hosted.len();
+    assert_eq!(
+        hosted(
+            json!({"model": "m", "input": [{"type": "additional_tools", "role": "developer", "tools": [search]}]})
+        ),
+        1
+    );
+    assert_eq!(
+        hosted(json!({"model": "m", "input": [{"type": "tool_search_output", "tools": [search]}]})),
+        1
+    );
+    let function = json!({"type": "function", "name": "f"});
+    assert_eq!(
+        hosted(json!({"model": "m", "tools": [{"type": "namespace", "name": "n", "tools": [function]}]})),
+        0
+    );
+    assert_eq!(
+        hosted(json!({"model": "m", "tools": [{"type": "namespace", "name": "n", "tools": [search]}]})),
+        1
+    );
+
+    let definition =
+        json!({"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-5", "max_tokens": 7});
+    let addition =
+        json!({"type": "tool_addition", "tool": {"type": "tool_definition", "definition": definition}});
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": [addition]}]});
+    let messages = view(Api::AnthropicMessages, &body);
+    let advisor = Advisor { model: "claude-opus-5".into(), max_output: Some(7), max_uses: None };
+    assert_eq!((messages.advisors, messages.hosted.len(), messages.tools), (vec![advisor], 1, 1));
+    assert!(messages.hidden_tool_tokens > 804);
+    // A reference to a tool that is listed elsewhere adds nothing.
+    let reference = json!({"type": "tool_addition", "tool": {"type": "tool_reference", "name": "f"}});
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": [reference]}]});
+    assert_eq!(view(Api::AnthropicMessages, &body).tools, 0);
+}
+
+#[test]
+fn another_model_than_the_one_bounded_may_not_answer() {
+    for (api, field) in [
+        (Api::OpenAiChat, r#""models":["a"]"#),
+        (Api::OpenAiResponses, r#""models":["a"]"#),
+        (Api::AnthropicMessages, r#""fallbacks":[{"model":"claude-opus-5"}]"#),
+        (Api::AnthropicMessages, r#""fallbacks":"default""#),
+    ] {
+        let body = format!(r#"{{"model":"m",{field}}}"#);
+        let error = RequestView::parse(api, body.as_bytes()).unwrap_err();
+        assert!(error.message.contains("another model"), "{body}");
+    }
+    assert!(RequestView::parse(Api::AnthropicMessages, br#"{"model":"m","fallbacks":null}"#).is_ok());
+}
+
+#[test]
+fn a_longer_cache_is_found_where_a_part_asks_for_it() {
+    let part = |ttl| json!({"type": "text", "text": "t", "prompt_cache_breakpoint": {"mode": "explicit", "ttl": ttl}});
+    let cache = |ttl| {
+        view(Api::OpenAiChat, &json!({"model": "m", "messages": [{"role": "user", "content": [part(ttl)]}]}))
+            .cache
+    };
+    assert_eq!((cache("30m"), cache("12h")), (CacheAsked::No, CacheAsked::Long));
+    let advisor = json!({"type": "advisor_20260301", "caching": {"type": "ephemeral", "ttl": "1h"}});
+    assert_eq!(
+        view(Api::AnthropicMessages, &json!({"model": "m", "tools": [advisor]})).cache,
+        CacheAsked::Long
+    );
 }
 
 #[test]
