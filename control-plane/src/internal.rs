@@ -241,6 +241,13 @@ fn budget(rule: &BudgetRule) -> wire::BudgetRule {
         time_zone: rule.time_zone.name().to_owned(),
         generation: rule.generation,
         revision: rule.revision,
+        session_limit_nanos: rule.session_limit.map(|limit| limit.0),
+        velocity: rule.velocity.map(|velocity| wire::Velocity {
+            limit_nanos: velocity.limit.0,
+            window_ms: velocity.window_ms,
+            cooldown_ms: velocity.cooldown_ms,
+        }),
+        finalization_reserve_nanos: rule.finalization_reserve.0,
         clamp_output: rule.output.clamp,
     }
 }

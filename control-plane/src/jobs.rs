@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use nullspend_core::ledger::SESSION_IDLE_MS;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -15,6 +16,9 @@ const EVERY: Duration = Duration::from_secs(15 * 60);
 
 /// How long denials are kept for explaining (design §5).
 const DENIALS_KEPT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+
+/// How long idle sessions are kept: longer than they count, since a lapse may be corrected late.
+const SESSIONS_KEPT_MS: i64 = 7 * SESSION_IDLE_MS;
 
 /// Rows deleted at once: small, so that SQLite's one writer is never held long.
 const CHUNK: i64 = 500;
@@ -36,6 +40,7 @@ pub(crate) async fn housekeeping(app: Arc<App>, metrics: Arc<Metrics>, stop: Can
 async fn purge(app: &App) -> Result<(), StoreError> {
     let (store, now_ms) = (app.store(), app.clock().now_ms());
     while store.purge_idempotency(now_ms - IDEMPOTENCY_KEPT_MS, CHUNK).await? > 0 {}
+    while store.purge_sessions(now_ms - SESSIONS_KEPT_MS, CHUNK).await? > 0 {}
     while store.purge_denials(now_ms - DENIALS_KEPT_MS, CHUNK).await? > 0 {}
     Ok(())
 }

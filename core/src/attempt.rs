@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use crate::{
     cost::Detail,
     id::{ActionId, AttemptId, KeyId, OrgId, UserId},
-    ledger::CounterKey,
+    ledger::{CounterKey, Scope},
     money::Nanos,
+    policy::Enforcement,
 };
 
 /// The provider API spoken by a route.
@@ -114,6 +115,34 @@ pub struct BudgetCharge {
     pub counter: CounterKey,
     /// When its window ends.
     pub window_end_ms: Option<i64>,
+    /// Whether it counts towards the caller's session of this budget too.
+    pub of_session: bool,
+}
+
+impl BudgetCharge {
+    /// What a call of that session charges to a scope.
+    #[must_use]
+    pub fn to_scope(scope: &Scope, session: Option<&str>) -> Self {
+        let of_session = scope.session_limit.is_some() && session.is_some();
+        Self { counter: scope.counter, window_end_ms: scope.window_end_ms, of_session }
+    }
+
+    /// The scope again, to charge it without knowing its limits: the ledger keeps those of the highest revision, so these
+    /// never replace any.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        Scope {
+            counter: self.counter,
+            window_end_ms: self.window_end_ms,
+            limit: Nanos::ZERO,
+            revision: 0,
+            enforcement: Enforcement::Warn,
+            // What matters to a charge is that there is one.
+            session_limit: self.of_session.then_some(Nanos::ZERO),
+            velocity: None,
+            finalization_reserve: Nanos::ZERO,
+        }
+    }
 }
 
 /// What is known of an attempt before its answer: enough to write its event whatever happens after.

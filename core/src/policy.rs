@@ -223,6 +223,17 @@ pub struct BudgetRule {
     pub finalization_reserve: Nanos,
 }
 
+impl BudgetRule {
+    /// What calls that do not finalize may not use of the limit.
+    #[must_use]
+    pub fn kept_back(&self) -> Nanos {
+        match self.enforcement {
+            Enforcement::StrictBlock => self.finalization_reserve,
+            Enforcement::SoftBlock | Enforcement::Warn => Nanos::ZERO,
+        }
+    }
+}
+
 /// An organisation's own settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OrgRule {

@@ -125,6 +125,7 @@ fn charge(charge: &BudgetCharge) -> wire::BudgetCharge {
         generation: charge.counter.generation,
         window_start_ms: charge.counter.window_start_ms,
         window_end_ms: charge.window_end_ms.unwrap_or(0),
+        of_session: charge.of_session,
     }
 }
 

@@ -28,8 +28,13 @@ const HELD: i64 = 1_000;
 const COUNTER: CounterKey = CounterKey { budget: BudgetId(BUDGET), generation: 1, window_start_ms: 0 };
 
 fn stub(n: u128) -> AttemptStub {
-    let charge =
-        BudgetCharge { budget_id: BUDGET.to_string(), generation: 1, window_start_ms: 0, window_end_ms: 0 };
+    let charge = BudgetCharge {
+        budget_id: BUDGET.to_string(),
+        generation: 1,
+        window_start_ms: 0,
+        window_end_ms: 0,
+        of_session: false,
+    };
     AttemptStub {
         attempt_id: Uuid::from_u128(n).to_string(),
         org_id: ORG.to_string(),

@@ -5,9 +5,8 @@ use std::time::Duration;
 use nullspend_core::{
     attempt::{AttemptStub, BudgetCharge},
     id::{AttemptId, OrgId},
-    ledger::{Charge, ChargeOutcome, CounterKey, LedgerUnavailable, Scope, SettleOutcome},
+    ledger::{Charge, ChargeOutcome, CounterKey, LedgerUnavailable, SettleOutcome},
     money::Nanos,
-    policy::Enforcement,
 };
 use nullspend_proto::internal as wire;
 use tracing::{error, warn};
@@ -33,12 +32,19 @@ pub(crate) struct Settlement {
     pub hold: AttemptId,
     pub cost: Nanos,
     pub charges: Vec<BudgetCharge>,
+    pub session: Option<String>,
 }
 
 impl Settlement {
     /// Of an attempt that ended now.
     pub(crate) fn of(stub: &AttemptStub, cost: Nanos) -> Self {
-        Self { org: stub.org, hold: stub.attempt, cost, charges: stub.charges.clone() }
+        Self {
+            org: stub.org,
+            hold: stub.attempt,
+            cost,
+            charges: stub.charges.clone(),
+            session: stub.session_id.clone(),
+        }
     }
 
     /// Of a record that an earlier run wrote; `None` when it names no attempt.
@@ -51,13 +57,14 @@ impl Settlement {
                 window_start_ms: charge.window_start_ms,
             };
             let window_end_ms = (charge.window_end_ms != 0).then_some(charge.window_end_ms);
-            Some(BudgetCharge { counter, window_end_ms })
+            Some(BudgetCharge { counter, window_end_ms, of_session: charge.of_session })
         };
         Some(Self {
             org: stub.org_id.parse().ok()?,
             hold: stub.attempt_id.parse().ok()?,
             cost: Nanos(closed.cost_nanos),
             charges: stub.charges.iter().map(charge).collect::<Option<_>>()?,
+            session: stub.session_id.clone(),
         })
     }
 
@@ -94,17 +101,8 @@ impl Settlement {
     }
 
     fn charge(&self) -> Charge {
-        let scopes = self.charges.iter().map(|charge| Scope {
-            counter: charge.counter,
-            window_end_ms: charge.window_end_ms,
-            // The ledger keeps the limit of the highest revision, so these never replace one.
-            limit: Nanos::ZERO,
-            revision: 0,
-            enforcement: Enforcement::Warn,
-            session_limit: None,
-            velocity: None,
-            finalization_reserve: Nanos::ZERO,
-        });
-        Charge { id: self.hold, org: self.org, scopes: scopes.collect(), session: None, actual: self.cost }
+        let scopes = self.charges.iter().map(BudgetCharge::scope);
+        let session = self.session.as_deref().map(Into::into);
+        Charge { id: self.hold, org: self.org, scopes: scopes.collect(), session, actual: self.cost }
     }
 }

@@ -270,3 +270,74 @@ async fn a_clamped_call_gets_as_much_answer_as_its_budget_affords() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_session_is_stopped_at_its_limit_and_others_go_on() {
+    let stack = Stack::start().await;
+    let agent = stack.agent().await;
+    let mut limited = tiny("api_key", &agent.id);
+    limited["policy"] = json!("warn");
+    limited["sessionLimitMicrodollars"] = json!(1);
+    stack.budget(limited).await;
+    let (one, two) = ([("x-nullspend-session", "one")], [("x-nullspend-session", "two")]);
+    let denied = call(&stack, &agent, &one).await.expect_status(429);
+    assert_eq!(
+        (denied.code().as_str(), denied.header("x-nullspend-denied")),
+        ("session_limit_exceeded", "1")
+    );
+    let details = &denied.json()["error"]["details"];
+    assert_eq!((&details["session_id"], &details["session_limit_microdollars"]), (&json!("one"), &json!(1)));
+    assert_eq!(outcome(&stack, &agent, &[]).await, "passed", "without a session");
+    // Spend that the SDK reports for a session counts towards it.
+    let raise = json!({"entityType": "api_key", "entityId": agent.id, "maxBudgetMicrodollars": 1,
+        "sessionLimitMicrodollars": 1_000_000});
+    stack.budget(raise).await;
+    assert_eq!(outcome(&stack, &agent, &one).await, "passed");
+    let report = json!({"provider": "openai", "model": "gpt-4o", "inputTokens": 1, "outputTokens": 1,
+        "costMicrodollars": 1_000_000, "sessionId": "one"});
+    let _ = stack.api(&agent.key, Method::POST, "/api/cost-events", report).await.expect_status(201);
+    assert_eq!(outcome(&stack, &agent, &one).await, "session_limit_exceeded");
+    assert_eq!(outcome(&stack, &agent, &two).await, "passed");
+    let long = "s".repeat(257);
+    let refused = call(&stack, &agent, &[("x-nullspend-session", &long)]).await.expect_status(400);
+    let message = refused.json()["error"]["message"].clone();
+    assert!(message.as_str().is_some_and(|text| text.contains("X-NullSpend-Session")), "{message}");
+}
+
+#[tokio::test]
+async fn what_is_spent_too_fast_waits_for_the_cool_down() {
+    let stack = Stack::start().await;
+    let agent = stack.agent().await;
+    let paced = |limit| {
+        json!({"entityType": "api_key", "entityId": agent.id, "maxBudgetMicrodollars": 1_000_000,
+            "velocityLimitMicrodollars": limit, "velocityWindowSeconds": 3600, "velocityCooldownSeconds": 600})
+    };
+    stack.budget(paced(1_000_000)).await;
+    assert_eq!(outcome(&stack, &agent, &[]).await, "passed");
+    stack.budget(paced(1)).await;
+    for _ in 0..2 {
+        let denied = call(&stack, &agent, &[]).await.expect_status(429);
+        assert_eq!(denied.code(), "velocity_exceeded");
+        let retry_after: u64 = denied.header("retry-after").parse().expect("seconds");
+        assert!((590..=600).contains(&retry_after), "{retry_after}");
+        let details = &denied.json()["error"]["details"];
+        assert_eq!((&details["limitMicrodollars"], &details["windowSeconds"]), (&json!(1), &json!(3600)));
+        assert!(details["currentMicrodollars"].is_i64(), "{details:#}");
+    }
+    stack.budget(paced(0)).await;
+    assert_eq!(outcome(&stack, &agent, &[]).await, "passed", "switched off");
+}
+
+#[tokio::test]
+async fn what_is_kept_back_is_for_calls_that_finalize() {
+    let stack = Stack::start().await;
+    let agent = stack.agent().await;
+    let kept = json!({"entityType": "api_key", "entityId": agent.id, "maxBudgetMicrodollars": 1_000_000,
+        "finalizationReserveMicrodollars": 999_999});
+    stack.budget(kept).await;
+    let denied = call(&stack, &agent, &[]).await.expect_status(429);
+    let details = &denied.json()["error"]["details"];
+    assert_eq!(details["remaining_microdollars"], 1, "{details:#}");
+    assert_eq!(details["finalization_remaining_microdollars"], 1_000_000, "{details:#}");
+    assert_eq!(outcome(&stack, &agent, &[("x-nullspend-finalize", "1")]).await, "passed");
+}

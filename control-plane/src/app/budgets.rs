@@ -2,9 +2,9 @@
 
 use nullspend_core::{
     id::{BudgetId, OrgId, UserId},
-    ledger::{Balance, CounterKey, LimitChange, MAX_SCOPES},
+    ledger::{Balance, CounterKey, LimitChange, MAX_SCOPES, MAX_VELOCITY},
     money::{MAX_LIMIT, Nanos},
-    policy::{BudgetRule, Enforcement, Entity, OutputPolicy, Role},
+    policy::{BudgetRule, Enforcement, Entity, OutputPolicy, Role, Velocity},
     window::{Interval, TimeZone, Window, window_at},
 };
 
@@ -18,6 +18,7 @@ use crate::store::{BudgetPlace, BudgetRecord};
 const DEFAULT_THRESHOLDS: [i32; 4] = [50, 80, 90, 95];
 const MAX_THRESHOLDS: usize = 10;
 const DEFAULT_VELOCITY_S: i32 = 60;
+const VELOCITY_S: std::ops::RangeInclusive<i32> = 10..=3600;
 const MAX_NAME: usize = 64;
 /// Budgets of one entity. With at most 14 entities of a call this keeps a call below the ledger's 32 scopes in all but
 /// contrived cases, which the planes refuse or split on their own.
@@ -42,6 +43,16 @@ pub struct BudgetRequest {
     pub enforcement: Option<Enforcement>,
     /// Empty: unchanged, or the default.
     pub thresholds: Vec<i32>,
+    /// Whole micro-dollars; 0: none.
+    pub velocity_limit_microdollars: Option<i64>,
+    /// Seconds.
+    pub velocity_window_s: Option<i32>,
+    /// Seconds.
+    pub velocity_cooldown_s: Option<i32>,
+    /// Whole micro-dollars; 0: none.
+    pub session_limit_microdollars: Option<i64>,
+    /// Whole micro-dollars.
+    pub finalization_reserve_microdollars: Option<i64>,
     /// Whether calls that do not fit are clamped.
     pub clamp_output: Option<bool>,
 }
@@ -80,6 +91,11 @@ struct Wanted {
     time_zone: Option<TimeZone>,
     enforcement: Option<Enforcement>,
     thresholds: Vec<i32>,
+    velocity_limit: Option<Nanos>,
+    velocity_window_s: Option<i32>,
+    velocity_cooldown_s: Option<i32>,
+    session_limit: Option<Nanos>,
+    finalization_reserve: Option<Nanos>,
     clamp_output: Option<bool>,
 }
 
@@ -106,10 +122,8 @@ impl App {
         let now_ms = self.clock.now_ms();
         let new = BudgetId(self.ids.v4());
         let place = BudgetPlace { org: caller.org, entity, name: request.name };
-        let record = self
-            .store
-            .put_budget(&place, |current| Ok::<_, AppError>(wanted.over(current, &place, new, now_ms)))
-            .await?;
+        let record =
+            self.store.put_budget(&place, |current| wanted.over(current, &place, new, now_ms)).await?;
         self.limit_changed(&record.rule, Some(record.rule.limit)).await;
         self.view(caller.org, vec![record]).await?.pop().ok_or_else(|| AppError::not_found("Budget"))
     }
@@ -311,6 +325,7 @@ fn wanted(checks: &mut Checks, request: &BudgetRequest) -> Option<Wanted> {
             checks.add(&["thresholdPercentages".into(), index.into()], message);
         }
     }
+    check_beside(checks, request);
     let time_zone = match request.time_zone.as_deref().map(str::parse::<TimeZone>) {
         None => None,
         Some(Ok(zone)) => Some(zone),
@@ -325,8 +340,33 @@ fn wanted(checks: &mut Checks, request: &BudgetRequest) -> Option<Wanted> {
         time_zone,
         enforcement: request.enforcement,
         thresholds: request.thresholds.clone(),
+        velocity_limit: request.velocity_limit_microdollars.map(Nanos::from_microdollars),
+        velocity_window_s: request.velocity_window_s,
+        velocity_cooldown_s: request.velocity_cooldown_s,
+        session_limit: request.session_limit_microdollars.map(Nanos::from_microdollars),
+        finalization_reserve: request.finalization_reserve_microdollars.map(Nanos::from_microdollars),
         clamp_output: request.clamp_output,
     })
+}
+
+/// What a budget limits beside its window.
+fn check_beside(checks: &mut Checks, request: &BudgetRequest) {
+    for (field, value, most) in [
+        ("velocityLimitMicrodollars", request.velocity_limit_microdollars, MAX_VELOCITY),
+        ("sessionLimitMicrodollars", request.session_limit_microdollars, MAX_LIMIT),
+        ("finalizationReserveMicrodollars", request.finalization_reserve_microdollars, MAX_LIMIT),
+    ] {
+        let most = most.0 / 1000;
+        let sensible = value.is_none_or(|value| (0..=most).contains(&value));
+        checks.require(sensible, field, format!("must be a whole number from 0 (none) to {most}"));
+    }
+    for (field, value) in [
+        ("velocityWindowSeconds", request.velocity_window_s),
+        ("velocityCooldownSeconds", request.velocity_cooldown_s),
+    ] {
+        let sensible = value.is_none_or(|value| VELOCITY_S.contains(&value));
+        checks.require(sensible, field, "must be a whole number of seconds from 10 to 3600");
+    }
 }
 
 impl Wanted {
@@ -337,7 +377,7 @@ impl Wanted {
         place: &BudgetPlace,
         new: BudgetId,
         now_ms: i64,
-    ) -> BudgetRecord {
+    ) -> Result<BudgetRecord, AppError> {
         let mut record = current.unwrap_or_else(|| BudgetRecord {
             rule: BudgetRule {
                 budget: new,
@@ -356,15 +396,13 @@ impl Wanted {
                 finalization_reserve: Nanos::ZERO,
             },
             thresholds: DEFAULT_THRESHOLDS.to_vec(),
-            velocity_limit: None,
             velocity_window_s: DEFAULT_VELOCITY_S,
             velocity_cooldown_s: DEFAULT_VELOCITY_S,
-            session_limit: None,
-            finalization_reserve: Nanos::ZERO,
             generation_started_at_ms: now_ms,
             created_at_ms: now_ms,
             updated_at_ms: now_ms,
         });
+        self.set_beside(&mut record);
         let time_zone = self.time_zone.unwrap_or_else(|| record.rule.time_zone.clone());
         if record.rule.interval != self.interval || record.rule.time_zone != time_zone {
             record.rule.generation += 1;
@@ -378,7 +416,32 @@ impl Wanted {
         if !self.thresholds.is_empty() {
             record.thresholds = self.thresholds;
         }
+        if record.rule.finalization_reserve >= record.rule.limit {
+            let mut checks = Checks::default();
+            checks.field("finalizationReserveMicrodollars", "must be less than maxBudgetMicrodollars");
+            checks.finish()?;
+        }
         record.updated_at_ms = now_ms;
-        record
+        Ok(record)
+    }
+
+    /// What it limits beside its window. A spend rate that is switched off forgets its window and cool-down.
+    fn set_beside(&self, record: &mut BudgetRecord) {
+        let limit = self.velocity_limit.or(record.rule.velocity.map(|velocity| velocity.limit));
+        let limit = limit.filter(|limit| *limit > Nanos::ZERO);
+        if self.velocity_limit == Some(Nanos::ZERO) {
+            (record.velocity_window_s, record.velocity_cooldown_s) = (DEFAULT_VELOCITY_S, DEFAULT_VELOCITY_S);
+        }
+        record.velocity_window_s = self.velocity_window_s.unwrap_or(record.velocity_window_s);
+        record.velocity_cooldown_s = self.velocity_cooldown_s.unwrap_or(record.velocity_cooldown_s);
+        record.rule.velocity = limit.map(|limit| Velocity {
+            limit,
+            window_ms: i64::from(record.velocity_window_s) * 1000,
+            cooldown_ms: i64::from(record.velocity_cooldown_s) * 1000,
+        });
+        let session_limit = self.session_limit.or(record.rule.session_limit);
+        record.rule.session_limit = session_limit.filter(|limit| *limit > Nanos::ZERO);
+        record.rule.finalization_reserve =
+            self.finalization_reserve.unwrap_or(record.rule.finalization_reserve);
     }
 }

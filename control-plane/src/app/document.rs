@@ -54,7 +54,7 @@ impl App {
             if sdk == Some(OVERESTIMATING_SDK) { Vec::new() } else { self.budget_status(caller).await? };
         let session_limit_microdollars = budgets
             .iter()
-            .filter_map(|budget| budget.record.session_limit)
+            .filter_map(|budget| budget.record.rule.session_limit)
             .min()
             .map(|limit| limit.microdollars_half_up());
         let allowed = |list: fn(&nullspend_core::policy::KeyIdentity) -> &Option<Vec<String>>| {

@@ -178,10 +178,9 @@ impl App {
         let (tags, customer) = effective_tags(&key, &report);
         let rules = policy.budgets_for(&key, &tags, customer.as_deref());
         let scopes: Vec<Scope> = rules.iter().map(|rule| scope_for(rule, now_ms)).collect();
-        let charges = scopes
-            .iter()
-            .map(|scope| BudgetCharge { counter: scope.counter, window_end_ms: scope.window_end_ms })
-            .collect();
+        let session_id = report.session_id.filter(|session| !session.is_empty());
+        let charge = |scope| BudgetCharge::to_scope(scope, session_id.as_deref());
+        let charges = scopes.iter().map(charge).collect();
         let flagged = |tag: &str| tags.get(tag).is_some_and(|value| value != "false");
         let measurement = if flagged("_ns_estimated") { "estimated" } else { "exact" };
         let unpriced = flagged("_ns_unpriced");
@@ -219,7 +218,7 @@ impl App {
             ended_at_ms: now_ms,
             ingested_at_ms: now_ms,
             trace_id: report.trace_id,
-            session_id: report.session_id.filter(|session| !session.is_empty()),
+            session_id,
             customer,
             action: None,
             tags,
@@ -251,8 +250,13 @@ impl App {
                 0 => event.id,
                 _ => report_id(event.org, &event.provider, &event.request_id, part),
             };
-            let charge =
-                Charge { id, org: event.org, scopes: scopes.to_vec(), session: None, actual: event.cost };
+            let charge = Charge {
+                id,
+                org: event.org,
+                scopes: scopes.to_vec(),
+                session: event.session_id.as_deref().map(Into::into),
+                actual: event.cost,
+            };
             match self.ledger.charge(&charge).await? {
                 ChargeOutcome::Charged { balances } if balances.iter().any(over) => status = "exceeded",
                 ChargeOutcome::Charged { .. } | ChargeOutcome::AlreadyDone => {}

@@ -163,7 +163,7 @@ impl App {
                     id: part_id(adjustment.id, part),
                     org: adjustment.org,
                     scopes: scopes.to_vec(),
-                    session: None,
+                    session: adjustment.session_id.as_deref().map(Into::into),
                     actual: adjustment.cost,
                 };
                 if let ChargeOutcome::Invalid(misuse) = self.ledger.charge(&charge).await? {

@@ -2,7 +2,7 @@
 
 use nullspend_core::{
     id::{KeyId, OrgId, UserId},
-    ledger::{CounterKey, LimitChange},
+    ledger::{CounterKey, LimitChange, SESSION_IDLE_MS, SessionSpend},
     money::Nanos,
     policy::{KeyIdentity, Role},
 };
@@ -87,7 +87,7 @@ impl App {
         Ok(Some(Bootstrap { org, user, owner_key: owner.raw, agent_key: agent.raw }))
     }
 
-    /// Fills an empty ledger from the store: limits first, then settled spend. The spool must have been replayed into
+    /// Fills an empty ledger from the store: limits first, then settled spend, then that of sessions. The spool must have been replayed into
     /// the store before (design §5 Start).
     ///
     /// # Errors
@@ -114,6 +114,13 @@ impl App {
                 of_org.iter().map(|(_, counter, nanos)| (*counter, *nanos)).collect();
             if let Some((org, ..)) = of_org.first() {
                 self.ledger.load(*org, &counters).await?;
+            }
+        }
+        let sessions = self.store.session_spends(now_ms - SESSION_IDLE_MS).await?;
+        for of_org in sessions.chunk_by(|(a, _), (b, _)| a == b) {
+            let spends: Vec<SessionSpend> = of_org.iter().map(|(_, spend)| spend.clone()).collect();
+            if let Some((org, _)) = of_org.first() {
+                self.ledger.load_sessions(*org, &spends).await?;
             }
         }
         Ok(())

@@ -83,7 +83,7 @@ fn budget(view: &BudgetView) -> v1::PolicyBudget {
         period_end: view.window.end_ms.map(timestamp),
         entity_type: rule.entity.kind().to_owned(),
         entity_id: rule.entity.shown_id(),
-        finalization_reserve_microdollars: view.record.finalization_reserve.microdollars_half_up(),
+        finalization_reserve_microdollars: view.record.rule.finalization_reserve.microdollars_half_up(),
         policy: rule.enforcement.as_str().to_owned(),
     }
 }

@@ -4,7 +4,7 @@ use nullspend_core::{
     id::{BudgetId, OrgId},
     ledger::CounterKey,
     money::Nanos,
-    policy::{BudgetRule, Enforcement, Entity, OutputPolicy},
+    policy::{BudgetRule, Enforcement, Entity, OutputPolicy, Velocity},
     window::Interval,
 };
 
@@ -68,18 +68,19 @@ impl BudgetRow {
             time_zone: read.id("time_zone", &self.time_zone)?,
             generation: read.number("generation", self.generation)?,
             revision: read.number("revision", self.revision)?,
-            session_limit: None,
-            velocity: None,
-            finalization_reserve: Nanos::ZERO,
+            session_limit: self.session_limit_nanos.map(Nanos),
+            velocity: self.velocity_limit_nanos.map(|limit| Velocity {
+                limit: Nanos(limit),
+                window_ms: self.velocity_window_s * 1000,
+                cooldown_ms: self.velocity_cooldown_s * 1000,
+            }),
+            finalization_reserve: Nanos(self.finalization_reserve_nanos),
         };
         Ok(BudgetRecord {
             rule,
             thresholds: read.json("thresholds", &self.thresholds)?,
-            velocity_limit: self.velocity_limit_nanos.map(Nanos),
             velocity_window_s: read.number("velocity_window_s", self.velocity_window_s)?,
             velocity_cooldown_s: read.number("velocity_cooldown_s", self.velocity_cooldown_s)?,
-            session_limit: self.session_limit_nanos.map(Nanos),
-            finalization_reserve: Nanos(self.finalization_reserve_nanos),
             generation_started_at_ms: self.generation_started_at_ms,
             created_at_ms: self.created_at_ms,
             updated_at_ms: self.updated_at_ms,
@@ -331,11 +332,11 @@ impl Tx {
                 .bind(rule.interval.as_str())
                 .bind(rule.time_zone.name())
                 .bind(serde_json::json!(budget.thresholds).to_string())
-                .bind(budget.velocity_limit.map(|limit| limit.0))
+                .bind(rule.velocity.map(|velocity| velocity.limit.0))
                 .bind(i64::from(budget.velocity_window_s))
                 .bind(i64::from(budget.velocity_cooldown_s))
-                .bind(budget.session_limit.map(|limit| limit.0))
-                .bind(budget.finalization_reserve.0)
+                .bind(rule.session_limit.map(|limit| limit.0))
+                .bind(rule.finalization_reserve.0)
                 .bind(i64::from(rule.generation))
                 .bind(budget.generation_started_at_ms)
                 .bind(budget.created_at_ms)

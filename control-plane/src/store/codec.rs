@@ -53,6 +53,7 @@ impl Reader {
                         window_start_ms: charge.window_start_ms,
                     },
                     window_end_ms: charge.window_end_ms,
+                    of_session: charge.of_session,
                 })
             })
             .collect()
@@ -70,6 +71,8 @@ struct StoredCharge {
     generation: u32,
     window_start_ms: i64,
     window_end_ms: Option<i64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    of_session: bool,
 }
 
 /// Charges as the JSON text of a column.
@@ -81,6 +84,7 @@ pub(super) fn charges_json(charges: &[BudgetCharge]) -> String {
             generation: charge.counter.generation,
             window_start_ms: charge.counter.window_start_ms,
             window_end_ms: charge.window_end_ms,
+            of_session: charge.of_session,
         })
         .collect();
     serde_json::json!(stored).to_string()

@@ -15,6 +15,7 @@ use super::{
     error::{During, StoreError},
     event_row::{bind_event, event_columns},
     pool::{Tx, on_tx},
+    sessions::SessionDeltas,
 };
 
 /// Rows of one statement: 54 columns of each stay below SQLite's 32 766 parameters.
@@ -42,15 +43,29 @@ struct StoredRow {
     charges: String,
 }
 
-/// By how much each window's settled spend changes.
+/// By how much the settled spend of each window and each session changes.
 #[derive(Default)]
-struct Deltas(BTreeMap<CounterKey, (Option<i64>, i128)>);
+struct Deltas {
+    windows: BTreeMap<CounterKey, (Option<i64>, i128)>,
+    sessions: SessionDeltas,
+}
 
 impl Deltas {
-    fn add(&mut self, charges: &[BudgetCharge], cost: Nanos, sign: i128) {
+    fn add(&mut self, event: &EventRecord) {
+        self.in_windows(&event.charges, i128::from(event.cost.0));
+        self.sessions.add(event);
+    }
+
+    /// Takes out what an event had cost, of which `event` tells the truth.
+    fn take_out(&mut self, event: &EventRecord, charges: &[BudgetCharge], cost: Nanos) {
+        self.in_windows(charges, -i128::from(cost.0));
+        self.sessions.take_out(event, charges, cost);
+    }
+
+    fn in_windows(&mut self, charges: &[BudgetCharge], nanos: i128) {
         for charge in charges {
-            let entry = self.0.entry(charge.counter).or_insert((charge.window_end_ms, 0));
-            entry.1 += sign * i128::from(cost.0);
+            let entry = self.windows.entry(charge.counter).or_insert((charge.window_end_ms, 0));
+            entry.1 += nanos;
         }
     }
 }
@@ -110,10 +125,11 @@ impl Tx {
         }
         fresh.extend(corrected);
         for event in &fresh {
-            deltas.add(&event.charges, event.cost, 1);
+            deltas.add(event);
         }
         self.insert_tags(fresh.iter().map(|event| (event.id, &event.tags))).await?;
-        self.book(&deltas).await?;
+        self.book(&deltas.windows).await?;
+        self.book_sessions(deltas.sessions).await?;
         Ok(Written {
             inserted,
             replaced: replaced as u64,
@@ -153,7 +169,7 @@ impl Tx {
             if deleted != 1 {
                 return Err(StoreError::Conflict { op: OP, source: None });
             }
-            deltas.add(&Reader(OP).charges(&row.charges)?, Nanos(row.cost_nanos), -1);
+            deltas.take_out(&event, &Reader(OP).charges(&row.charges)?, Nanos(row.cost_nanos));
             event.revision = event.revision.max(row.revision + 1);
             corrections.push(event);
         }
@@ -240,11 +256,10 @@ impl Tx {
     }
 
     /// Adds to the settled side of windows, in the order of counters, so that two writers cannot deadlock.
-    async fn book(&mut self, deltas: &Deltas) -> Result<(), StoreError> {
+    async fn book(&mut self, deltas: &BTreeMap<CounterKey, (Option<i64>, i128)>) -> Result<(), StoreError> {
         // Both sides together stay within 64 bits: a stored total is at most 2^62, and so is a change, less one.
         let most = i128::from(MAX_TOTAL_NANOS - 1);
         let rows: Vec<(CounterKey, Option<i64>, i64)> = deltas
-            .0
             .iter()
             .filter(|(_, (_, delta))| *delta != 0)
             .map(|(counter, (end, delta))| {

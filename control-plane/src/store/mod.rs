@@ -24,6 +24,7 @@ mod pool;
 mod prices;
 mod record;
 mod rerate;
+mod sessions;
 
 pub use error::StoreError;
 pub use event_write::Written;

@@ -49,16 +49,10 @@ pub struct BudgetRecord {
     pub rule: BudgetRule,
     /// Percentages at which to notify.
     pub thresholds: Vec<i32>,
-    /// Spend rate limit.
-    pub velocity_limit: Option<Nanos>,
-    /// The rate's window.
+    /// The window of a spend rate, also while the rule limits none.
     pub velocity_window_s: i32,
-    /// How long the breaker stays open.
+    /// The cool-down of its breaker, likewise.
     pub velocity_cooldown_s: i32,
-    /// Limit of one session.
-    pub session_limit: Option<Nanos>,
-    /// Kept back for final answers.
-    pub finalization_reserve: Nanos,
     /// When the generation began: spend before it does not count.
     pub generation_started_at_ms: i64,
     /// When it was made.

@@ -68,6 +68,7 @@ fn charges(stub: &AttemptStub) -> Result<Vec<BudgetCharge>, String> {
                     window_start_ms: charge.window_start_ms,
                 },
                 window_end_ms: (charge.window_end_ms != 0).then_some(charge.window_end_ms),
+                of_session: charge.of_session,
             })
         })
         .collect()

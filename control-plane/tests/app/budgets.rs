@@ -1,11 +1,11 @@
 //! Budgets with the live balances of the ledger.
 
-use nullspend_control_plane::app::{BudgetRequest, BudgetView};
+use nullspend_control_plane::app::{BudgetRequest, BudgetView, Reported};
 use nullspend_core::{
     id::{AttemptId, BudgetId, Ids, RandomIds},
-    ledger::{Reserve, ReserveOutcome, scope_for},
+    ledger::{Reserve, ReserveOutcome, Why, scope_for},
     money::Nanos,
-    policy::{Enforcement, Role},
+    policy::{Enforcement, Role, Velocity},
     window::Interval,
 };
 
@@ -183,4 +183,82 @@ async fn a_restart_loads_what_was_spent_and_the_limits() {
     assert!(matches!(over, ReserveOutcome::Denied { .. }), "{over:?}");
     let deleted = world.ledger.reserve(&hold(scope_for(&gone, NOW), 1)).await.unwrap();
     assert!(matches!(deleted, ReserveOutcome::StalePolicy { .. }), "{deleted:?}");
+}
+
+#[tokio::test]
+async fn limits_beside_the_window_are_kept_switched_off_and_checked() {
+    let world = World::new().await;
+    let full = BudgetRequest {
+        velocity_limit_microdollars: Some(7),
+        velocity_window_s: Some(10),
+        velocity_cooldown_s: Some(3600),
+        session_limit_microdollars: Some(3),
+        finalization_reserve_microdollars: Some(99),
+        ..org_budget(100)
+    };
+    world.app.upsert_budget(&world.owner, full).await.unwrap();
+    let kept = world.app.upsert_budget(&world.owner, org_budget(100)).await.unwrap().record.rule;
+    let velocity = Velocity { limit: Nanos(7_000), window_ms: 10_000, cooldown_ms: 3_600_000 };
+    assert_eq!((kept.velocity, kept.session_limit), (Some(velocity), Some(Nanos(3_000))));
+    assert_eq!(kept.finalization_reserve, Nanos(99_000));
+    let lowered = world.app.upsert_budget(&world.owner, org_budget(99)).await.unwrap_err();
+    assert_eq!(
+        fields(&lowered),
+        ["finalizationReserveMicrodollars"],
+        "nothing would be left for other calls"
+    );
+    let off = BudgetRequest {
+        velocity_limit_microdollars: Some(0),
+        session_limit_microdollars: Some(0),
+        finalization_reserve_microdollars: Some(0),
+        ..org_budget(99)
+    };
+    let off = world.app.upsert_budget(&world.owner, off).await.unwrap().record;
+    assert_eq!((off.rule.velocity, off.rule.session_limit), (None, None));
+    assert_eq!((off.velocity_window_s, off.velocity_cooldown_s), (60, 60));
+    let bad = BudgetRequest {
+        velocity_limit_microdollars: Some(1_000_000_000_001),
+        velocity_window_s: Some(9),
+        velocity_cooldown_s: Some(3601),
+        session_limit_microdollars: Some(-1),
+        finalization_reserve_microdollars: Some(-1),
+        ..org_budget(1)
+    };
+    let expected = [
+        "velocityLimitMicrodollars",
+        "sessionLimitMicrodollars",
+        "finalizationReserveMicrodollars",
+        "velocityWindowSeconds",
+        "velocityCooldownSeconds",
+    ];
+    assert_eq!(fields(&world.app.upsert_budget(&world.owner, bad).await.unwrap_err()), expected);
+}
+
+#[tokio::test]
+async fn a_session_survives_a_restart() {
+    let world = World::new().await;
+    let limited = BudgetRequest { session_limit_microdollars: Some(100), ..org_budget(1_000) };
+    let rule = world.app.upsert_budget(&world.owner, limited).await.unwrap().record.rule;
+    let spend = Reported { session_id: Some("s".to_owned()), ..report("r1", 90) };
+    world.app.ingest(&world.agent, vec![spend], false).await.unwrap();
+    let ask = async |world: &World, amount| {
+        let hold = Reserve {
+            hold: AttemptId(RandomIds.v7(NOW)),
+            org: world.owner.org,
+            scopes: vec![scope_for(&rule, NOW)],
+            session: Some("s".into()),
+            finalize: false,
+            amount: Nanos(amount),
+            lease_ms: 1_000,
+            stub: Default::default(),
+        };
+        world.ledger.reserve(&hold).await.unwrap()
+    };
+    let over = Why::Session { spend: Nanos(90_000) };
+    let before = ask(&world, 10_001).await;
+    assert!(matches!(before, ReserveOutcome::Denied { why, .. } if why == over), "{before:?}");
+    let world = world.restarted().await;
+    let after = ask(&world, 10_001).await;
+    assert_eq!(after, before);
+    assert!(matches!(ask(&world, 10_000).await, ReserveOutcome::Reserved { .. }));
 }

@@ -2,10 +2,10 @@
 
 use nullspend_control_plane::store::{BudgetPlace, BudgetRecord, Cursor, Founding, Revoked, StoreError};
 use nullspend_core::{
-    id::{Ids, KeyId, OrgId, RandomIds, UserId},
+    id::{BudgetId, Ids, KeyId, OrgId, RandomIds, UserId},
     ledger::CounterKey,
     money::Nanos,
-    policy::{BudgetRule, Enforcement, Entity, OrgRule, OutputPolicy, Role},
+    policy::{BudgetRule, Enforcement, Entity, OrgRule, OutputPolicy, Role, Velocity},
     window::{Interval, TimeZone},
 };
 
@@ -130,23 +130,26 @@ fn budget_record(founded: &Founded, customer: &str, limit: i64) -> (BudgetPlace,
         time_zone: "Europe/Berlin".parse::<TimeZone>().unwrap(),
         generation: 1,
         revision: 0,
-        session_limit: None,
-        velocity: None,
-        finalization_reserve: Nanos::ZERO,
+        session_limit: Some(Nanos(3)),
+        velocity: Some(Velocity { limit: Nanos(5), window_ms: 60_000, cooldown_ms: 61_000 }),
+        finalization_reserve: Nanos(7),
     };
     let record = BudgetRecord {
         rule,
         thresholds: vec![50, 100],
-        velocity_limit: Some(Nanos(5)),
         velocity_window_s: 60,
         velocity_cooldown_s: 61,
-        session_limit: None,
-        finalization_reserve: Nanos(7),
         generation_started_at_ms: NOW,
         created_at_ms: NOW,
         updated_at_ms: NOW,
     };
     (place, record)
+}
+
+/// A budget of generation 1 that is there.
+pub async fn live_budget(world: &World, founded: &Founded) -> BudgetId {
+    let (place, record) = budget_record(founded, "any", 10);
+    put(world, &place, record).await.rule.budget
 }
 
 async fn put(world: &World, place: &BudgetPlace, record: BudgetRecord) -> BudgetRecord {

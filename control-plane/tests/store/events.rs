@@ -71,7 +71,7 @@ pub async fn an_event_keeps_everything(world: World) {
     );
     assert_eq!(event.tags.len(), 2);
     let counter = CounterKey { budget, generation: 1, window_start_ms: 1_000 };
-    assert_eq!(event.charges, vec![BudgetCharge { counter, window_end_ms: Some(2_000) }]);
+    assert_eq!(event.charges, vec![BudgetCharge { counter, window_end_ms: Some(2_000), of_session: false }]);
     assert_eq!((event.held, event.dataplane_id.as_deref()), (Some(Nanos(10)), Some("dp")));
     assert_eq!(
         world.store.event(OrgId(RandomIds.v4()), AttemptId(id)).await.unwrap(),

@@ -6,6 +6,7 @@ mod calls;
 mod events;
 mod ingest;
 mod prices;
+mod sessions;
 mod world;
 
 use world::{Engine, World};
@@ -53,6 +54,10 @@ suite! {
     ingest::large_batches_are_whole,
     ingest::concurrent_repeats_count_once,
     ingest::an_empty_batch_is_acknowledged,
+    sessions::what_sessions_spend_is_booked_once,
+    sessions::the_truth_corrects_a_session_too,
+    sessions::a_session_idle_for_a_day_begins_again,
+    sessions::sessions_saturate_age_and_end_with_their_generation,
     events::an_event_keeps_everything,
     events::filters_hold_together,
     events::pages_tile_the_list,

@@ -132,6 +132,7 @@ pub fn closed(
             generation: 1,
             window_start_ms: 1_000,
             window_end_ms: 0,
+            of_session: false,
         })
         .collect();
     let stub = proto::AttemptStub {

@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use super::{
     Answered, AwaitingBody, Call, Moment, Settings,
-    answer::{Answer, BudgetDenial, Refusal},
+    answer::{Answer, Refusal},
     clamp::Clamp,
+    denial::BudgetDenial,
     head::Warning,
 };
 use crate::{
@@ -200,10 +201,8 @@ impl Admitted {
 
     fn stub(&self, scopes: &[Scope], budget_status: BudgetStatus) -> AttemptStub {
         let call = &self.call;
-        let charges = scopes
-            .iter()
-            .map(|scope| BudgetCharge { counter: scope.counter, window_end_ms: scope.window_end_ms })
-            .collect();
+        let session = call.session_id.as_deref();
+        let charges = scopes.iter().map(|scope| BudgetCharge::to_scope(scope, session)).collect();
         AttemptStub {
             attempt: call.attempt,
             org: call.key.org,
@@ -234,12 +233,16 @@ impl Reserving {
     /// The ledger operation to carry out. `encode` turns the stub into the bytes that whoever sweeps the hold can read.
     #[must_use]
     pub fn reserve(&self, lease_ms: i64, encode: impl FnOnce(&AttemptStub) -> Bytes) -> Reserve {
+        let call = &self.admitted.call;
+        // Only where it matters: most calls need no copy of it.
+        let limited = self.scopes.iter().any(|scope| scope.session_limit.is_some());
+        let session = call.session_id.as_deref().filter(|_| limited).map(Into::into);
         Reserve {
-            hold: self.admitted.call.attempt,
-            org: self.admitted.call.key.org,
+            hold: call.attempt,
+            org: call.key.org,
             scopes: self.scopes.clone(),
-            session: None,
-            finalize: false,
+            session,
+            finalize: call.finalize,
             amount: self.admitted.hold,
             lease_ms,
             stub: encode(&self.admitted.stub(&self.scopes, BudgetStatus::Approved)),
@@ -268,8 +271,8 @@ impl Reserving {
             {
                 Verdict::Clamped(self)
             }
-            Ok(ReserveOutcome::Denied { scope, balances, retry_after_ms, .. }) => {
-                self.denied(scope, &balances, retry_after_ms, now)
+            Ok(ReserveOutcome::Denied { scope, why, balances, retry_after_ms }) => {
+                self.denied(scope, why, &balances, retry_after_ms, now)
             }
             Ok(ReserveOutcome::StalePolicy { revision, .. }) if self.retries < RETRIES_MAX => {
                 Verdict::Refresh { reserving: self, revision }
@@ -309,6 +312,7 @@ impl Reserving {
     fn denied(
         &self,
         scope: usize,
+        why: Why,
         balances: &[Balance],
         retry_after_ms: Option<i64>,
         now: Moment,
@@ -319,7 +323,8 @@ impl Reserving {
         let call = &self.admitted.call;
         // What was asked for, not what clamping tried in vain.
         let estimated = self.admitted.clamp.map_or(self.admitted.hold, |clamp| clamp.full);
-        let denial = BudgetDenial { rule, balance, estimated, retry_after_ms };
+        let (session, finalize) = (call.session_id.as_deref(), call.finalize);
+        let denial = BudgetDenial { rule, why, balance, estimated, session, finalize, retry_after_ms };
         let mut answer = denial.answer(call.api);
         let record = call.denial(&answer, &self.admitted.view.model, estimated, now.ms);
         if let Some((rule, balance)) = tightest(&self.rules, balances) {

@@ -5,9 +5,6 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     attempt::Api,
-    ledger::Balance,
-    money::Nanos,
-    policy::{BudgetRule, Entity},
     price::{add_price_call, how_to_add},
 };
 
@@ -196,102 +193,33 @@ impl Refusal {
             // Both provider SDKs would repeat some of these; nothing changes until the caller does.
             _ => headers.push(("x-should-retry", "false".to_owned())),
         }
-        let recovery = matches!(self, Self::Mandate { .. }).then(|| recovery(None));
+        let recovery = matches!(self, Self::Mandate { .. }).then(|| recovery(false, true, None));
         let error = ErrorBody { status, code, message, details: details.clone(), param, recovery };
         Answer { status, headers, body: error.render(api), code, details }
     }
 }
 
-/// A budget that said no, with its numbers.
-#[derive(Clone, Debug)]
-pub struct BudgetDenial<'a> {
-    /// The budget that stopped the call.
-    pub rule: &'a BudgetRule,
-    /// Its state.
-    pub balance: Balance,
-    /// The bound that did not fit.
-    pub estimated: Nanos,
-    /// Milliseconds until its window ends.
-    pub retry_after_ms: Option<i64>,
+/// What helps after a denial.
+pub(super) fn recovery(
+    retryable: bool,
+    owner_action_required: bool,
+    retry_after_seconds: Option<i64>,
+) -> Value {
+    json!({ "retryable": retryable, "owner_action_required": owner_action_required,
+        "retry_after_seconds": retry_after_seconds, "docs": null })
 }
 
-impl BudgetDenial<'_> {
-    /// 429 with the code of the entity's kind (contract §2.7).
-    #[must_use]
-    pub fn answer(&self, api: Api) -> Answer {
-        let limit = self.balance.limit.microdollars_half_up();
-        let spend = (self.balance.settled + self.balance.held).microdollars_half_up();
-        let remaining = self.balance.remaining().max(Nanos::ZERO).0.div_euclid(1000);
-        // Nano to micro rounds up like pico to nano: a bound is never shown lower than it is.
-        let estimated = Nanos::from_pico_ceil(i128::from(self.estimated.0)).0;
-        let entity_id = self.rule.entity.shown_id();
-        let mut details = Map::new();
-        let code = match &self.rule.entity {
-            Entity::Customer(id) => {
-                details.insert("customer_id".into(), json!(id));
-                "customer_budget_exceeded"
-            }
-            Entity::Tag(pair) => {
-                let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-                details.insert("tag_key".into(), json!(name));
-                details.insert("tag_value".into(), json!(value));
-                "tag_budget_exceeded"
-            }
-            Entity::Org(_) | Entity::User(_) | Entity::ApiKey(_) => "budget_exceeded",
-        };
-        details.insert("entity_type".into(), json!(self.rule.entity.kind()));
-        details.insert("entity_id".into(), json!(entity_id));
-        details.insert("budget_id".into(), json!(self.rule.budget.to_string()));
-        details.insert("budget_limit_microdollars".into(), json!(limit));
-        details.insert("budget_spend_microdollars".into(), json!(spend));
-        details.insert("estimated_cost_microdollars".into(), json!(estimated));
-        details.insert("remaining_microdollars".into(), json!(remaining));
-        details.insert("finalization_reserve_microdollars".into(), json!(0));
-        details.insert("finalization_remaining_microdollars".into(), json!(remaining));
-        let message = format!(
-            "the {} budget of {} allows {} more, and this call may cost up to {}; lower max tokens, or have the budget raised",
-            self.rule.entity.kind(),
-            entity_id,
-            self.balance.remaining().max(Nanos::ZERO),
-            self.estimated,
-        );
-        let retry_after_seconds = self.retry_after_ms.map(|ms| (ms.max(0) + 999) / 1000);
-        let details = Value::Object(details);
-        let error = ErrorBody {
-            status: 429,
-            code,
-            message,
-            details: details.clone(),
-            param: None,
-            recovery: Some(recovery(retry_after_seconds)),
-        };
-        let mut headers = vec![
-            ("x-nullspend-denied", "1".to_owned()),
-            // Without it a provider SDK sends a denied call three times (contract §0.3-17).
-            ("x-should-retry", "false".to_owned()),
-        ];
-        headers.extend(retry_after_seconds.map(|seconds| ("retry-after", seconds.to_string())));
-        Answer { status: 429, headers, body: error.render(Some(api)), code, details }
-    }
-}
-
-/// What helps after a denial: not the same call again, but somebody who changes a limit, or its window's end.
-fn recovery(retry_after_seconds: Option<i64>) -> Value {
-    json!({ "retryable": false, "owner_action_required": true, "retry_after_seconds": retry_after_seconds,
-        "docs": null })
-}
-
-struct ErrorBody {
-    status: u16,
-    code: &'static str,
-    message: String,
-    details: Value,
-    param: Option<String>,
-    recovery: Option<Value>,
+pub(super) struct ErrorBody {
+    pub(super) status: u16,
+    pub(super) code: &'static str,
+    pub(super) message: String,
+    pub(super) details: Value,
+    pub(super) param: Option<String>,
+    pub(super) recovery: Option<Value>,
 }
 
 impl ErrorBody {
-    fn render(self, api: Option<Api>) -> Vec<u8> {
+    pub(super) fn render(self, api: Option<Api>) -> Vec<u8> {
         let mut error = Map::new();
         error.insert("code".into(), json!(self.code));
         error.insert("message".into(), json!(self.message));
@@ -345,70 +273,6 @@ fn truncated(text: &str, max_chars: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        id::{BudgetId, KeyId, OrgId},
-        policy::{Enforcement, OutputPolicy},
-        window::{Interval, TimeZone},
-    };
-
-    fn rule(entity: Entity) -> BudgetRule {
-        let id = uuid::Uuid::from_u128(1);
-        BudgetRule {
-            budget: BudgetId(id),
-            org: OrgId(id),
-            entity,
-            name: String::new(),
-            limit: Nanos(5_000_000_000),
-            enforcement: Enforcement::StrictBlock,
-            output: OutputPolicy::default(),
-            interval: Interval::None,
-            time_zone: TimeZone::utc(),
-            generation: 1,
-            revision: 1,
-            session_limit: None,
-            velocity: None,
-            finalization_reserve: Nanos::ZERO,
-        }
-    }
-
-    fn denial(entity: Entity, api: Api) -> (Answer, Value) {
-        let rule = rule(entity);
-        let balance = Balance { limit: rule.limit, settled: Nanos(4_000_000_000), held: Nanos(990_000_000) };
-        let denial =
-            BudgetDenial { rule: &rule, balance, estimated: Nanos(43_210_000), retry_after_ms: Some(1) };
-        let answer = denial.answer(api);
-        let body = serde_json::from_slice(&answer.body).unwrap();
-        (answer, body)
-    }
-
-    #[test]
-    fn a_denial_carries_what_both_published_clients_read() {
-        let key = KeyId(uuid::Uuid::from_u128(9));
-        let (answer, body) = denial(Entity::ApiKey(key), Api::OpenAiChat);
-        assert_eq!(answer.status, 429);
-        assert!(answer.headers.contains(&("x-nullspend-denied", "1".into())));
-        assert!(answer.headers.contains(&("x-should-retry", "false".into())));
-        let error = &body["error"];
-        assert_eq!(error["code"], "budget_exceeded");
-        assert_eq!(error["details"]["entity_id"], json!(key.to_string()));
-        assert_eq!(error["details"]["budget_limit_microdollars"], 5_000_000);
-        assert_eq!(error["details"]["budget_spend_microdollars"], 4_990_000);
-        assert_eq!(error["details"]["estimated_cost_microdollars"], 43_210);
-        assert_eq!(error["details"]["remaining_microdollars"], 10_000);
-        assert_eq!(error["recovery"]["retry_after_seconds"], 1);
-        assert!(answer.headers.contains(&("retry-after", "1".into())));
-    }
-
-    #[test]
-    fn tags_and_customers_have_codes_of_their_own() {
-        let (_, body) = denial(Entity::Tag("team=core=x".into()), Api::OpenAiResponses);
-        assert_eq!(body["error"]["code"], "tag_budget_exceeded");
-        assert_eq!(body["error"]["details"]["tag_key"], "team");
-        assert_eq!(body["error"]["details"]["tag_value"], "core=x");
-        let (_, body) = denial(Entity::Customer("acme".into()), Api::AnthropicMessages);
-        assert_eq!(body["error"]["code"], "customer_budget_exceeded");
-        assert_eq!((&body["type"], &body["error"]["type"]), (&json!("error"), &json!("rate_limit_error")));
-    }
 
     #[test]
     fn an_upstream_429_and_our_refusals_never_say_denied() {

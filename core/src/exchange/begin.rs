@@ -143,6 +143,7 @@ fn accept(
         trace_id: trace_id.to_owned(),
         session_id,
         stream_cost,
+        finalize: head::finalize(headers),
         action: head::action_id(headers),
         attribution,
         version: head::version(headers, key).to_owned(),

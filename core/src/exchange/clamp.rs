@@ -36,7 +36,10 @@ impl Admitted {
     pub(super) fn clamp(&mut self, rules: &[Arc<BudgetRule>], balances: &[Balance]) -> bool {
         let tries = self.clamp.map_or(0, |clamp| clamp.tries);
         let (Some(price), Some(bound)) = (&self.price, &self.bound) else { return false };
-        let Some(room) = room(rules, balances, self.hold).filter(|_| tries < TRIES_MAX) else { return false };
+        let Some(room) = room(rules, balances, self.hold, self.call.finalize).filter(|_| tries < TRIES_MAX)
+        else {
+            return false;
+        };
         let Some((tokens, lowered)) = most_output(price, &self.view, bound, room) else { return false };
         let limit = OutputLimit { name: limit_name(self.call.api, price.provider()), tokens };
         self.clamp = Some(match self.clamp {
@@ -51,13 +54,18 @@ impl Admitted {
 }
 
 /// The least that is left in a budget that binds, if every budget that lacks room for `hold` allows clamping. What is
-/// kept back for final answers is not touched.
-fn room(rules: &[Arc<BudgetRule>], balances: &[Balance], hold: Nanos) -> Option<Nanos> {
+/// kept back is left to finalizing calls.
+fn room(rules: &[Arc<BudgetRule>], balances: &[Balance], hold: Nanos, finalize: bool) -> Option<Nanos> {
+    let usable = |rule: &BudgetRule, balance: &Balance| {
+        let kept_back = if finalize { Nanos::ZERO } else { rule.kept_back() };
+        balance.remaining() - kept_back
+    };
     let binding = rules.iter().zip(balances).filter(|(rule, _)| rule.enforcement == Enforcement::StrictBlock);
-    let left = binding.map(|(rule, balance)| (rule, balance.remaining() - rule.finalization_reserve));
-    let mut lacking = left.filter(|(_, left)| *left < hold).peekable();
+    let mut lacking = binding.filter(|(rule, balance)| usable(rule, balance) < hold).peekable();
     lacking.peek()?;
-    lacking.try_fold(Nanos(i64::MAX), |least, (rule, left)| rule.output.clamp.then(|| least.min(left)))
+    lacking.try_fold(Nanos(i64::MAX), |least, (rule, balance)| {
+        rule.output.clamp.then(|| least.min(usable(rule, balance)))
+    })
 }
 
 /// The highest output limit whose bound fits into `room`, with that bound. Bounds rise with the limit, so halving finds it.

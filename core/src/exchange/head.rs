@@ -152,6 +152,12 @@ pub fn stream_cost(headers: &Headers) -> Result<bool, String> {
     }
 }
 
+/// `X-NullSpend-Finalize: 1`: the caller wants what budgets keep back for final answers.
+#[must_use]
+pub fn finalize(headers: &Headers) -> bool {
+    headers.get("x-nullspend-finalize").is_some_and(|value| value.trim() == "1")
+}
+
 /// The contract version of the answer: header, else the key's, else the default; unsupported ones are ignored.
 #[must_use]
 pub fn version<'a>(headers: &'a Headers, key: &'a KeyIdentity) -> &'a str {

@@ -15,6 +15,7 @@ mod begin;
 mod clamp;
 mod close;
 mod cost_comment;
+mod denial;
 mod forwarded;
 pub mod head;
 pub mod upstream;
@@ -88,6 +89,8 @@ pub struct Call {
     pub session_id: Option<String>,
     /// A stream ends with its cost in a comment.
     pub stream_cost: bool,
+    /// Whether it may use what budgets keep back for final answers.
+    pub finalize: bool,
     /// The action it belongs to.
     pub action: Option<ActionId>,
     /// Tags, customer, warnings.

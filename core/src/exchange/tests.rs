@@ -1,6 +1,7 @@
 //! The machine driven without any network: what it asks for, and what it settles.
 
 mod answers;
+mod beside;
 mod clamp;
 
 use std::{collections::BTreeMap, sync::Arc};

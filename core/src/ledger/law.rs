@@ -11,18 +11,18 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, LimitChange, MAX_SCOPES,
-    MAX_VELOCITY, MAX_VELOCITY_MS, Misuse, OpenHolds, Reserve, ReserveOutcome, Scope, SessionSpend,
-    SettleOutcome, Why,
+    Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, LimitChange, MAX_SCOPES, Misuse,
+    OpenHolds, Reserve, ReserveOutcome, Scope, SessionSpend, SettleOutcome, Why,
     books::{Books, SessionKey, Spender, Taken},
     by_id::ById,
     counter::Counter,
+    is_velocity,
     rate::TooFast,
 };
 use crate::{
     id::{AttemptId, OrgId},
     money::{MAX_EVENT, MAX_TOTAL_NANOS, Nanos},
-    policy::{Enforcement, Velocity},
+    policy::Enforcement,
 };
 
 /// How long settled and charged ids are remembered, on the ledger's clock (design §6).
@@ -454,16 +454,11 @@ fn check_scopes(scopes: &[Scope]) -> Result<(), Misuse> {
         if scopes[..index].iter().any(|before| before.counter.budget == scope.counter.budget) {
             return Err(Misuse::BudgetTwice);
         }
-        scope.velocity.as_ref().map_or(Ok(()), check_velocity)?;
+        if !scope.velocity.as_ref().is_none_or(is_velocity) {
+            return Err(Misuse::VelocityOutOfRange);
+        }
     }
     Ok(())
-}
-
-fn check_velocity(velocity: &Velocity) -> Result<(), Misuse> {
-    let sensible = (Nanos::ZERO..=MAX_VELOCITY).contains(&velocity.limit)
-        && (1..=MAX_VELOCITY_MS).contains(&velocity.window_ms)
-        && (0..=MAX_VELOCITY_MS).contains(&velocity.cooldown_ms);
-    if sensible { Ok(()) } else { Err(Misuse::VelocityOutOfRange) }
 }
 
 fn check_amount(amount: Nanos) -> Result<(), Misuse> {

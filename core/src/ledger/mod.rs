@@ -37,6 +37,15 @@ pub const MAX_VELOCITY: Nanos = Nanos(1_000_000_000_000_000);
 /// The longest window, and the longest cool-down, of a spend rate.
 pub const MAX_VELOCITY_MS: i64 = 3_600_000;
 
+/// Whether a spend rate can be enforced: its limit from 0 to [`MAX_VELOCITY`], its window from 1 ms and its cool-down from
+/// 0, both to [`MAX_VELOCITY_MS`].
+#[must_use]
+pub fn is_velocity(velocity: &Velocity) -> bool {
+    (Nanos::ZERO..=MAX_VELOCITY).contains(&velocity.limit)
+        && (1..=MAX_VELOCITY_MS).contains(&velocity.window_ms)
+        && (0..=MAX_VELOCITY_MS).contains(&velocity.cooldown_ms)
+}
+
 /// A counter: one window of one generation of one budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterKey {
@@ -110,8 +119,7 @@ pub enum Misuse {
     /// A lease is at least a millisecond.
     #[error("has a lease that is not positive")]
     LeaseNotPositive,
-    /// A spend rate has a limit from 0 to [`MAX_VELOCITY`], a window from 1 ms and a cool-down from 0, both to
-    /// [`MAX_VELOCITY_MS`].
+    /// See [`is_velocity`].
     #[error("has a velocity limit, window or cool-down that is out of range")]
     VelocityOutOfRange,
 }

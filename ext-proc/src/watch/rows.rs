@@ -7,6 +7,7 @@ use std::{
 
 use nullspend_core::{
     id::{BudgetId, KeyId, OrgId, PriceId},
+    ledger::is_velocity,
     money::{MAX_EVENT, MAX_LIMIT, Nanos},
     policy::{self, Enforcement, Entity, KeyIdentity, OrgRule, OutputPolicy, Policy, Role},
     window::Interval,
@@ -244,6 +245,13 @@ fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
     if limit < Nanos::ZERO || limit > MAX_LIMIT {
         return Err("limit_nanos is out of range");
     }
+    let within = |nanos: i64| (0..=MAX_LIMIT.0).contains(&nanos);
+    if !row.session_limit_nanos.is_none_or(within) || !within(row.finalization_reserve_nanos) {
+        return Err("session_limit_nanos or finalization_reserve_nanos is out of range");
+    }
+    if !row.velocity.as_ref().map(velocity).is_none_or(|velocity| is_velocity(&velocity)) {
+        return Err("velocity is out of range");
+    }
     Ok(policy::BudgetRule {
         budget: row.budget_id.parse().map_err(|_| "budget_id is no UUID")?,
         org: row.org_id.parse().map_err(|_| "org_id is no UUID")?,
@@ -256,8 +264,12 @@ fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
         time_zone: row.time_zone.parse().map_err(|_| "time_zone is unknown")?,
         generation: row.generation,
         revision: row.revision,
-        session_limit: None,
-        velocity: None,
-        finalization_reserve: Nanos::ZERO,
+        session_limit: row.session_limit_nanos.map(Nanos),
+        velocity: row.velocity.as_ref().map(velocity),
+        finalization_reserve: Nanos(row.finalization_reserve_nanos),
     })
+}
+
+fn velocity(row: &wire::Velocity) -> policy::Velocity {
+    policy::Velocity { limit: Nanos(row.limit_nanos), window_ms: row.window_ms, cooldown_ms: row.cooldown_ms }
 }

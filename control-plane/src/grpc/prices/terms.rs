@@ -159,7 +159,7 @@ fn shown(rates: &Rates) -> (BTreeMap<String, i64>, BTreeMap<String, String>) {
 
 pub(super) fn limits_of(terms: &Terms) -> v1::ModelLimits {
     let &Terms { context, max_input, max_output, image_tokens, .. } = terms;
-    limits(Limits { context, max_input, max_output, image_tokens })
+    limits(Limits { context, max_input, max_output, image_tokens, image_tiles: None })
 }
 
 pub(super) fn limits(limits: Limits) -> v1::ModelLimits {
