@@ -24,6 +24,8 @@ pub struct Metrics {
     pub reported_records: Counter,
     /// Store operations that failed.
     pub store_errors: Counter,
+    /// Thresholds that budgets have reached.
+    pub thresholds: Counter,
     /// Revision of the policy that data planes were last sent.
     pub policy_revision: Gauge<u64, AtomicU64>,
     /// Data planes that are watching now.
@@ -47,6 +49,8 @@ impl Default for Metrics {
         let mut registry = Registry::with_prefix("nullspend_control");
         let requests = Family::<RequestLabels, Counter>::default();
         let (reported_records, store_errors) = (Counter::default(), Counter::default());
+        let thresholds = Counter::default();
+        registry.register("thresholds", "Thresholds that budgets have reached", thresholds.clone());
         let (policy_revision, watchers) = (Gauge::default(), Gauge::default());
         registry.register("requests", "Calls answered, by transport, method and status", requests.clone());
         registry.register(
@@ -66,6 +70,7 @@ impl Default for Metrics {
             requests,
             reported_records,
             store_errors,
+            thresholds,
             policy_revision,
             watchers,
             catalogue_changes: Counter::default(),

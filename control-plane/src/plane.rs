@@ -125,7 +125,8 @@ impl ControlPlane {
         let schema = Arc::new(Schema::load()?);
         let metrics = Arc::new(Metrics::default());
         let clock = Arc::clone(&deps.clock);
-        let app = Arc::new(App::new(store.clone(), deps.ledger, deps.clock, Arc::clone(&deps.ids)));
+        let app = App::new(store.clone(), deps.ledger, deps.clock, Arc::clone(&deps.ids));
+        let app = Arc::new(app.counting(metrics.thresholds.clone()));
         let backing = Arc::new(Backing { store, clock: Arc::clone(&clock), metrics: Arc::clone(&metrics) });
         let (reporter, health) = tonic_health::server::health_reporter();
         for service in

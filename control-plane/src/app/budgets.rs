@@ -68,6 +68,8 @@ pub struct BudgetView {
     pub settled: Nanos,
     /// Taken by calls in flight.
     pub held: Nanos,
+    /// The thresholds it has reached, ascending.
+    pub crossed: Vec<i32>,
 }
 
 impl BudgetView {
@@ -218,13 +220,15 @@ impl App {
         for chunk in counters.chunks(MAX_SCOPES) {
             balances.extend(self.ledger.balances(org, chunk).await?);
         }
-        let views = records.into_iter().zip(windows).zip(balances);
+        let crossings = self.store.crossings(org).await?;
+        let views = records.into_iter().zip(windows).zip(counters).zip(balances);
         Ok(views
-            .map(|((record, window), balance)| BudgetView {
+            .map(|(((record, window), counter), balance)| BudgetView {
                 record,
                 window,
                 settled: balance.settled,
                 held: balance.held,
+                crossed: crossings.iter().filter(|c| c.counter == counter).map(|c| c.percent).collect(),
             })
             .collect())
     }

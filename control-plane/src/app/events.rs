@@ -135,7 +135,11 @@ impl App {
         loop {
             match self.store.write_events(events.clone()).await {
                 Err(StoreError::Conflict { .. }) if attempt < WRITE_ATTEMPTS => attempt += 1,
-                written => return Ok(written?.inserted),
+                written => {
+                    let written = written?;
+                    self.crossed(&written.crossed);
+                    return Ok(written.inserted);
+                }
             }
         }
     }

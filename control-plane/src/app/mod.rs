@@ -13,6 +13,7 @@ mod prices;
 mod rerate;
 mod secret;
 mod startup;
+mod thresholds;
 
 use std::{
     fmt,
@@ -21,6 +22,7 @@ use std::{
 };
 
 use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, policy::Policy};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Mutex, watch};
 
 pub use budgets::{BudgetRequest, BudgetView};
@@ -51,6 +53,7 @@ pub struct App {
     policy: RwLock<Arc<Policy>>,
     /// One at a time, so that each finds what the one before it booked.
     rerating: Mutex<()>,
+    crossings: Counter,
 }
 
 impl fmt::Debug for App {
@@ -72,7 +75,14 @@ impl App {
             data_planes: Arc::default(),
             policy: RwLock::default(),
             rerating: Mutex::default(),
+            crossings: Counter::default(),
         }
+    }
+
+    /// Counts the thresholds that budgets reach.
+    #[must_use]
+    pub fn counting(self, crossings: Counter) -> Self {
+        Self { crossings, ..self }
     }
 
     /// The store, for what needs no use case (ingest, policy streams, idempotency).

@@ -16,6 +16,7 @@ use super::{
     event_row::{bind_event, event_columns},
     pool::{Tx, on_tx},
     sessions::SessionDeltas,
+    thresholds::{Booked, Crossing},
 };
 
 /// Rows of one statement: 54 columns of each stay below SQLite's 32 766 parameters.
@@ -31,6 +32,8 @@ pub struct Written {
     pub replaced: u64,
     /// Events that were there already.
     pub duplicates: u64,
+    /// Thresholds that windows have reached by them.
+    pub crossed: Vec<Crossing>,
 }
 
 /// What a stored event must be compared with before it may be replaced.
@@ -128,12 +131,15 @@ impl Tx {
             deltas.add(event);
         }
         self.insert_tags(fresh.iter().map(|event| (event.id, &event.tags))).await?;
-        self.book(&deltas.windows).await?;
+        let booked = self.book(&deltas.windows).await?;
+        let now_ms = fresh.iter().map(|event| event.ingested_at_ms).max().unwrap_or(0);
+        let crossed = self.note_thresholds(&booked, now_ms).await?;
         self.book_sessions(deltas.sessions).await?;
         Ok(Written {
             inserted,
             replaced: replaced as u64,
             duplicates: duplicates + (known_count - replaced) as u64,
+            crossed,
         })
     }
 
@@ -255,8 +261,13 @@ impl Tx {
         Ok(())
     }
 
-    /// Adds to the settled side of windows, in the order of counters, so that two writers cannot deadlock.
-    async fn book(&mut self, deltas: &BTreeMap<CounterKey, (Option<i64>, i128)>) -> Result<(), StoreError> {
+    /// Adds to the settled side of windows, in the order of counters, so that two writers cannot deadlock. Returns what
+    /// is settled in them now.
+    async fn book(
+        &mut self,
+        deltas: &BTreeMap<CounterKey, (Option<i64>, i128)>,
+    ) -> Result<Vec<Booked>, StoreError> {
+        const OP: &str = "book charges";
         // Both sides together stay within 64 bits: a stored total is at most 2^62, and so is a change, less one.
         let most = i128::from(MAX_TOTAL_NANOS - 1);
         let rows: Vec<(CounterKey, Option<i64>, i64)> = deltas
@@ -266,8 +277,9 @@ impl Tx {
                 (*counter, *end, i64::try_from((*delta).clamp(-most, most)).unwrap_or(0))
             })
             .collect();
+        let mut booked = Vec::with_capacity(rows.len());
         for chunk in rows.chunks(CHUNK) {
-            on_tx!(&mut *self, |c, Db| {
+            let now: Vec<(String, i64, i64, i64)> = on_tx!(&mut *self, |c, Db| {
                 let mut query = sqlx::QueryBuilder::<Db>::new(
                     "INSERT INTO budget_windows (budget_id, generation, window_start_ms, window_end_ms, settled_nanos) ",
                 );
@@ -282,11 +294,19 @@ impl Tx {
                     " ON CONFLICT (budget_id, generation, window_start_ms) DO UPDATE SET settled_nanos = \
                      CASE WHEN budget_windows.settled_nanos + excluded.settled_nanos > 4611686018427387904 \
                      THEN 4611686018427387904 \
-                     WHEN budget_windows.settled_nanos + excluded.settled_nanos < 0 THEN 0 ELSE budget_windows.settled_nanos + excluded.settled_nanos END",
+                     WHEN budget_windows.settled_nanos + excluded.settled_nanos < 0 THEN 0 \
+                     ELSE budget_windows.settled_nanos + excluded.settled_nanos END \
+                     RETURNING budget_id, generation, window_start_ms, settled_nanos",
                 );
-                query.build().persistent(false).execute(&mut *c).await.during("book charges")?;
+                query.build_query_as().persistent(false).fetch_all(&mut *c).await.during(OP)?
             });
+            for (budget, generation, window_start_ms, settled) in now {
+                let read = Reader(OP);
+                let (budget, generation) =
+                    (read.id("budget_id", &budget)?, read.number("generation", generation)?);
+                booked.push((CounterKey { budget, generation, window_start_ms }, Nanos(settled)));
+            }
         }
-        Ok(())
+        Ok(booked)
     }
 }

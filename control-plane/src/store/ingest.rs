@@ -161,6 +161,7 @@ impl Store {
             total.denials += one.denials;
             total.quarantined += one.quarantined;
             total.acked_seq = total.acked_seq.max(one.acked_seq);
+            total.crossed.extend(one.crossed);
         }
         Ok(total)
     }
@@ -185,6 +186,7 @@ impl Store {
             denials,
             quarantined: batch.quarantined.len() as u64,
             acked_seq: batch.last_seq,
+            crossed: written.crossed,
         })
     }
 

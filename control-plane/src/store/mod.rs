@@ -25,6 +25,7 @@ mod prices;
 mod record;
 mod rerate;
 mod sessions;
+mod thresholds;
 
 pub use error::StoreError;
 pub use event_write::Written;
@@ -40,6 +41,7 @@ pub use open::OpenError;
 pub use orgs::Founding;
 pub use prices::{PriceRecord, StoredCatalogue};
 pub use rerate::RerateFilter;
+pub use thresholds::Crossing;
 
 /// Handle to the database; clones share its connections.
 #[derive(Clone, Debug)]

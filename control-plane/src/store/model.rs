@@ -12,6 +12,7 @@ use nullspend_core::{
 };
 
 use super::StoredCatalogue;
+use super::thresholds::Crossing;
 
 /// Hex SHA-256 of a raw key, as the database holds it.
 pub type KeyHash = [u8; 32];
@@ -251,7 +252,7 @@ pub struct EventFilter {
 }
 
 /// What became of one batch.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct IngestReport {
     /// Events that are new.
     pub inserted: u64,
@@ -265,6 +266,8 @@ pub struct IngestReport {
     pub quarantined: u64,
     /// The highest sequence number of the batch: acknowledge up to it.
     pub acked_seq: u64,
+    /// Thresholds that windows have reached by the batch.
+    pub crossed: Vec<Crossing>,
 }
 
 /// Policy, whole or changed since a revision.

@@ -262,3 +262,23 @@ async fn a_session_survives_a_restart() {
     assert_eq!(after, before);
     assert!(matches!(ask(&world, 10_000).await, ReserveOutcome::Reserved { .. }));
 }
+
+#[tokio::test]
+async fn a_budget_shows_the_thresholds_of_its_period() {
+    let world = World::new().await;
+    let daily = BudgetRequest {
+        interval: Some(Interval::Daily),
+        thresholds: vec![50, 80],
+        enforcement: Some(Enforcement::Warn),
+        ..org_budget(100)
+    };
+    world.app.upsert_budget(&world.owner, daily).await.unwrap();
+    world.app.ingest(&world.agent, vec![report("r1", 49)], false).await.unwrap();
+    assert!(only(&world).await.crossed.is_empty());
+    world.app.ingest(&world.agent, vec![report("r2", 40)], false).await.unwrap();
+    assert_eq!(only(&world).await.crossed, [50, 80]);
+    world.clock.advance_ms(DAY);
+    assert!(only(&world).await.crossed.is_empty());
+    world.app.ingest(&world.agent, vec![report("r3", 50)], false).await.unwrap();
+    assert_eq!(only(&world).await.crossed, [50]);
+}

@@ -7,6 +7,7 @@ mod events;
 mod ingest;
 mod prices;
 mod sessions;
+mod thresholds;
 mod world;
 
 use world::{Engine, World};
@@ -58,6 +59,9 @@ suite! {
     sessions::the_truth_corrects_a_session_too,
     sessions::a_session_idle_for_a_day_begins_again,
     sessions::sessions_saturate_age_and_end_with_their_generation,
+    thresholds::a_threshold_is_reached_once,
+    thresholds::a_correction_does_not_tell_again_and_another_limit_or_generation_does,
+    thresholds::many_writers_tell_each_threshold_once,
     events::an_event_keeps_everything,
     events::filters_hold_together,
     events::pages_tile_the_list,
