@@ -63,7 +63,8 @@ pub enum Ending {
     Complete,
     /// The provider answered with a status that is not 2xx.
     ProviderError,
-    /// The stream broke before its end: the client left or the provider reset (Envoy shows both alike).
+    /// The stream broke before its end: the client left or the provider reset (Envoy shows both alike), or no more could
+    /// be held for it.
     Aborted,
     /// The provider gave no answer: Envoy could not connect, or was reset or timed out before headers.
     Unreachable,

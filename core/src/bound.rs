@@ -43,6 +43,12 @@ pub struct Bound {
 /// Bounds a request's cost from its body alone.
 #[must_use]
 pub fn bound(priced: &Priced, view: &RequestView) -> Bound {
+    bound_of_output(priced, view, output(priced, view, steps(priced, view)))
+}
+
+/// The bound of an answer with no more than these tokens of output, over all answers and steps.
+#[must_use]
+pub fn bound_of_output(priced: &Priced, view: &RequestView, output_tokens: u64) -> Bound {
     let steps = steps(priced, view);
     let input_once = input_once(priced, view);
     let window = window(priced);

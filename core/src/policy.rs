@@ -177,6 +177,8 @@ impl Enforcement {
 pub struct OutputPolicy {
     /// Lowers the call's own output limit to what is left, instead of denying it.
     pub clamp: bool,
+    /// Holds a first slice of a stream's output and more as it goes on, and ends it when there is no more.
+    pub incremental: bool,
 }
 
 /// A limit on how fast a budget is spent: a breaker over a sliding window (contract §4.5).

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Framing around each answer and tool call.
-const FRAMING_TOKENS: u64 = 8;
+pub(crate) const FRAMING_TOKENS: u64 = 8;
 
 /// The longest body that is tokenised: about 50 ms of one core.
 const MAX_COUNTED_BYTES: usize = 1 << 20;
@@ -92,19 +92,22 @@ pub fn unseen(held: Nanos) -> Charge {
 /// Whether more may have been generated than was seen.
 #[must_use]
 pub fn may_hide_output(priced: &Priced, view: &RequestView, metered: &Metered) -> bool {
-    let thinks = view.thinking || (priced.model().reasoning() && !view.reasoning_off);
     let broken = !matches!(metered.terminal, Terminal::Complete | Terminal::Incomplete);
     // An answer in one piece that broke off was generated whole, or went on.
     let in_one_piece = !view.stream && broken;
-    let tools = !view.hosted.is_empty() || view.compaction || view.web_search_options;
-    thinks
-        || tools
+    hides_by_request(priced, view)
         || in_one_piece
-        || view.background
-        || view.audio_output
         || metered.hides_output
         || metered.unread.is_some()
         || !metered.visible_output
+}
+
+/// Whether what was asked for makes output that no stream shows.
+#[must_use]
+pub fn hides_by_request(priced: &Priced, view: &RequestView) -> bool {
+    let thinks = view.thinking || (priced.model().reasoning() && !view.reasoning_off);
+    let tools = !view.hosted.is_empty() || view.compaction || view.web_search_options;
+    thinks || tools || view.background || view.audio_output
 }
 
 fn whole_hold(held: Nanos, metered: &Metered) -> Charge {

@@ -130,9 +130,61 @@ impl Events {
     }
 }
 
+/// Cuts an event stream into whole events, every byte of them as it came.
+#[derive(Debug, Default)]
+pub struct Frames {
+    held: Vec<u8>,
+    /// Bytes of the present line.
+    line: usize,
+    after_cr: bool,
+}
+
+impl Frames {
+    /// Reads a chunk and calls `each` with the bytes of every event that is complete.
+    pub fn push(&mut self, mut chunk: &[u8], mut each: impl FnMut(Vec<u8>)) {
+        while let Some(first) = chunk.first() {
+            if std::mem::take(&mut self.after_cr) && *first == b'\n' {
+                self.held.push(b'\n');
+                chunk = &chunk[1..];
+                continue;
+            }
+            let end = memchr::memchr2(b'\n', b'\r', chunk);
+            let (now, rest) = chunk.split_at(end.map_or(chunk.len(), |end| end + 1));
+            chunk = rest;
+            self.held.extend_from_slice(now);
+            self.line += now.len();
+            if end.is_none() {
+                return;
+            }
+            self.after_cr = now.last() == Some(&b'\r');
+            if std::mem::take(&mut self.line) == 1 {
+                each(std::mem::take(&mut self.held));
+            }
+        }
+    }
+
+    /// The bytes have ended: what had no end of its own, if anything.
+    pub fn take_rest(&mut self) -> Option<Vec<u8>> {
+        Some(std::mem::take(&mut self.held)).filter(|rest| !rest.is_empty())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn frames_are_whole_events_and_lose_no_byte_at_any_cut() {
+        let text = b": hi\r\n\r\ndata: a\ndata: b\n\ndata: c\r\rid: 1\n\r\ndata: end";
+        for cut in 1..=text.len() {
+            let (mut frames, mut found) = (Frames::default(), Vec::new());
+            text.chunks(cut).for_each(|chunk| frames.push(chunk, |frame| found.push(frame)));
+            assert_eq!(found.len(), 4, "chunks of {cut}");
+            assert!(found.iter().all(|frame| frame.ends_with(b"\n") || frame.ends_with(b"\r")));
+            found.extend(frames.take_rest());
+            assert_eq!(found.concat(), text, "chunks of {cut}");
+        }
+    }
 
     fn events(text: &[u8], cut: usize) -> Vec<String> {
         let mut found = Vec::new();

@@ -5,6 +5,11 @@ use crate::price::Priced;
 /// Longest unbroken text that is tokenised as one; the rest is cut into such pieces, which can only raise the count.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// Loads the encoding, which takes a good part of a second once.
+pub fn load() {
+    bpe_openai::o200k_base();
+}
+
 /// Tokens by OpenAI's `o200k_base`.
 #[must_use]
 pub fn count(text: &str) -> u64 {

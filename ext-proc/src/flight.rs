@@ -6,15 +6,19 @@ use std::{sync::Arc, time::Duration};
 use nullspend_core::{
     attempt::{AttemptStub, Closing},
     exchange::{
-        Answered, End, Forward, Forwarded, Moment, Opening, Origin, ResponseHead, cost_comment, head::Headers,
+        Answered, Cut, End, Forward, Forwarded, Moment, Opening, Origin, Owed, ResponseHead, cost_comment,
+        head::Headers,
     },
+    id::BudgetId,
+    money::Nanos,
+    tokenizer,
 };
 use tracing::{error, warn};
 
 use crate::{
     DataPlane, convert,
     lease::Lease,
-    plane::Entered,
+    plane::{Entered, Extension},
     settle::{Settled, Settlement},
     spool::SpoolError,
     unpriced::Fate,
@@ -57,6 +61,10 @@ impl Flight {
         let lease = held.then(|| plane.leases.keep(opening.stub.org, opening.stub.attempt));
         let (forward, forwarded) = opening.opened(body, plane.now());
         plane.metrics.added_latency(forwarded.overhead_us());
+        if forwarded.may_be_cut() {
+            // Now, and not at the cut, while the provider goes on.
+            tokio::task::spawn_blocking(tokenizer::load);
+        }
         Ok((Self { plane: Arc::clone(plane), forwarded: Some(Box::new(forwarded)), lease }, forward))
     }
 
@@ -68,18 +76,37 @@ impl Flight {
             .unwrap_or_default()
     }
 
-    /// A piece of the answer's body came.
-    pub fn response_body(&mut self, chunk: Vec<u8>, end_of_stream: bool, now: Moment) -> Vec<u8> {
-        match &mut self.forwarded {
-            Some(forwarded) => forwarded.response_body(chunk, end_of_stream, now),
-            None => chunk,
+    /// A piece of the answer's body came. Waits for the ledger where bytes must be paid for before they pass.
+    pub async fn response_body(&mut self, chunk: Vec<u8>, end_of_stream: bool, now: Moment) -> Piece {
+        let Some(forwarded) = &mut self.forwarded else { return Piece::Passes(chunk) };
+        let mut passes = forwarded.response_body(chunk, end_of_stream, now);
+        while let Some(owed) = forwarded.owes().filter(|owed| owed.blocks) {
+            match pay(&self.plane, forwarded, owed).await {
+                Ok(more) => passes.extend(more),
+                Err(refused) if refused.ends => {
+                    self.plane.metrics.streams_cut.inc();
+                    let last = forwarded.cut(refused.why, refused.budget, self.plane.now());
+                    return last.map_or(Piece::Breaks, |last| Piece::Last([passes, last].concat()));
+                }
+                Err(_) => {}
+            }
+        }
+        Piece::Passes(passes)
+    }
+
+    /// Pays ahead of the bytes to come, so that they need not wait.
+    pub async fn ahead(&mut self) {
+        let Some(forwarded) = &mut self.forwarded else { return };
+        while let Some(owed) = forwarded.owes().filter(|owed| !owed.blocks) {
+            // What is refused here is asked for again, or ends the stream, once bytes need it.
+            let _ = pay(&self.plane, forwarded, owed).await;
         }
     }
 
     /// Closes and settles. Returns when the ledger has settled, or after [`SETTLE_WAIT`], with what the client gets
     /// after the answer's last byte.
     pub async fn close(mut self, end: End) -> Vec<u8> {
-        let tells_cost = self.forwarded.as_ref().is_some_and(|forwarded| forwarded.tells_cost());
+        let tells_cost = self.tells_cost();
         let Some(pending) = self.end(end) else { return Vec::new() };
         let plane = Arc::clone(&self.plane);
         let told = tells_cost.then(|| (pending.stub.clone(), pending.closing.clone()));
@@ -91,6 +118,11 @@ impl Flight {
         cost_comment(&closing, &balances)
     }
 
+    /// Closing gives a comment for the client.
+    pub fn tells_cost(&self) -> bool {
+        self.forwarded.as_ref().is_some_and(|forwarded| forwarded.tells_cost())
+    }
+
     fn end(&mut self, end: End) -> Option<Pending> {
         let forwarded = self.forwarded.take()?;
         let stub = forwarded.stub().clone();
@@ -99,6 +131,45 @@ impl Flight {
         self.plane.metrics.event(closing.measurement, stub.unpriced);
         Some(Pending { stub, closing, lease: self.lease.take(), _entered: self.plane.enter() })
     }
+}
+
+/// What the client gets of a piece of the answer.
+pub enum Piece {
+    /// These bytes.
+    Passes(Vec<u8>),
+    /// These, and nothing after them: the stream is cut.
+    Last(Vec<u8>),
+    /// Nothing more, not even a polite end.
+    Breaks,
+}
+
+/// An addition to a hold that was not made.
+struct Refused {
+    why: Cut,
+    budget: Option<BudgetId>,
+    ends: bool,
+}
+
+/// Holds more for a stream: in the ledger, then in the spool, and only then may the bytes pass that it pays for.
+async fn pay(plane: &DataPlane, forwarded: &mut Forwarded, owed: Owed) -> Result<Vec<u8>, Refused> {
+    if owed.add > Nanos::ZERO {
+        let grown = AttemptStub { held: forwarded.stub().held + owed.add, ..forwarded.stub().clone() };
+        let (why, budget) = match plane.extend(&grown, owed.add).await {
+            Extension::Held => match plane.spool.append_durably(&convert::opened(&grown)).await {
+                Ok(_) => return Ok(forwarded.extended(owed)),
+                Err(cause) => {
+                    error!(%cause, "the spool cannot be written; a stream is ended");
+                    (Cut::BudgetUnavailable, None)
+                }
+            },
+            Extension::Denied(budget) => (Cut::BudgetExceeded, budget),
+            Extension::Unavailable => (Cut::BudgetUnavailable, None),
+        };
+        let least = forwarded.not_extended(owed);
+        let ends = owed.blocks && (least || why == Cut::BudgetUnavailable);
+        return Err(Refused { why, budget, ends });
+    }
+    Ok(forwarded.extended(owed))
 }
 
 impl Drop for Flight {

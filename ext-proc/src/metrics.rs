@@ -90,6 +90,8 @@ pub struct Metrics {
     pub report_failures: Counter,
     /// Open holds whose renewal found them lapsed or unknown.
     pub leases_lost: Counter,
+    /// Streams that ended because no more could be held for them.
+    pub streams_cut: Counter,
     /// Ledger calls that did not reach it.
     pub ledger_failures: Counter,
     /// Rows of the control plane's policy that were refused.
@@ -123,6 +125,7 @@ impl Metrics {
             events_acked: Counter::default(),
             report_failures: Counter::default(),
             leases_lost: Counter::default(),
+            streams_cut: Counter::default(),
             ledger_failures: Counter::default(),
             policy_rows_refused: Counter::default(),
         };
@@ -160,6 +163,7 @@ impl Metrics {
             ("records_acked", "Records the control plane acknowledged", &self.events_acked),
             ("report_failures", "Report streams that failed", &self.report_failures),
             ("leases_lost", "Open holds that lapsed or vanished under their owner", &self.leases_lost),
+            ("streams_cut", "Streams ended because no more could be held for them", &self.streams_cut),
             ("ledger_failures", "Ledger calls that did not reach it", &self.ledger_failures),
             ("policy_rows_refused", "Policy rows that could not be understood", &self.policy_rows_refused),
         ] {

@@ -15,8 +15,8 @@ use nullspend_core::{
     attempt::AttemptStub,
     clock::Clock,
     exchange::{Answered, Moment, Opening, Reserving, Settings},
-    id::Ids,
-    ledger::{Balance, Ledger, LedgerUnavailable, ReserveOutcome},
+    id::{BudgetId, Ids},
+    ledger::{Balance, ExtendOutcome, Ledger, LedgerUnavailable, ReserveOutcome},
     money::Nanos,
     policy::Policy,
 };
@@ -42,6 +42,8 @@ use crate::{
 
 /// How long a reserve may take before the request is answered 503 `budget_unavailable`: well under Envoy's time-out.
 const LEDGER_WAIT: Duration = Duration::from_millis(250);
+/// How often an extension is asked for before its stream is ended.
+const EXTEND_TRIES: usize = 3;
 /// How long a stale policy is waited for.
 const POLICY_WAIT: Duration = Duration::from_secs(1);
 /// Denial records for each key and minute.
@@ -133,6 +135,17 @@ impl fmt::Debug for DataPlane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DataPlane").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
+}
+
+/// What came of an extension.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extension {
+    /// It is held.
+    Held,
+    /// This budget has not so much left.
+    Denied(Option<BudgetId>),
+    /// The hold is gone, or the ledger does not say.
+    Unavailable,
 }
 
 /// Counts a request, or its settlement, from beginning to end.
@@ -311,6 +324,34 @@ impl DataPlane {
         let reserve = reserving.reserve(self.settings.lease_ms, convert::stub_bytes);
         let waited = tokio::time::timeout(LEDGER_WAIT, self.ledger.reserve(&reserve)).await;
         waited.unwrap_or_else(|_| Err(LedgerUnavailable(format!("no answer within {LEDGER_WAIT:?}"))))
+    }
+
+    /// Takes more out of the budgets for a call under way, in bounded time.
+    pub(crate) async fn extend(&self, stub: &AttemptStub, add: Nanos) -> Extension {
+        for _ in 0..EXTEND_TRIES {
+            let number = self.leases.next_number();
+            let holds = [stub.attempt];
+            let asked = self.ledger.extend(stub.org, &holds, number, self.settings.lease_ms, add);
+            match tokio::time::timeout(LEDGER_WAIT, asked).await {
+                Ok(Ok(outcomes)) => match outcomes.first() {
+                    Some(ExtendOutcome::Extended) => return Extension::Held,
+                    Some(ExtendOutcome::Denied { scope }) => {
+                        return Extension::Denied(
+                            stub.charges.get(*scope).map(|charge| charge.counter.budget),
+                        );
+                    }
+                    // A renewal with a later number was quicker, so this one did nothing.
+                    Some(ExtendOutcome::AlreadyDone) => {}
+                    Some(ExtendOutcome::Lapsed | ExtendOutcome::Unknown | ExtendOutcome::Invalid(_))
+                    | None => {
+                        return Extension::Unavailable;
+                    }
+                },
+                // Whether it was carried out is not known: more may be held than is counted on, never less.
+                Ok(Err(_)) | Err(_) => drop(self.metrics.ledger_failures.inc()),
+            }
+        }
+        Extension::Unavailable
     }
 
     /// What an attempt's budgets have left now; empty when it touches none, or the ledger does not say in time.

@@ -18,7 +18,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{DataPlane, flight::Flight, health, wire};
+use crate::{
+    DataPlane,
+    flight::{Flight, Piece},
+    health, wire,
+};
 
 /// Bodies above this are parsed off the async threads: a 32 MiB body takes tens of milliseconds.
 const PARSE_INLINE_MAX_BYTES: usize = 256 * 1024;
@@ -194,19 +198,29 @@ impl Session {
                     self.send(wire::response_headers(head)).await?;
                 }
                 Some(Phase::ResponseBody(HttpBody { body, end_of_stream, .. })) => {
-                    let mut chunk = flight.response_body(body, end_of_stream, now);
-                    if end_of_stream {
-                        // Settled before the last byte leaves: a caller's next request sees the true balance.
-                        chunk.extend(flight.close(End::Complete).await);
-                        return self.send(wire::response_chunk(chunk, true)).await;
-                    }
-                    if !chunk.is_empty() {
-                        self.send(wire::response_chunk(chunk, false)).await?;
+                    match flight.response_body(body, end_of_stream, now).await {
+                        Piece::Passes(mut chunk) if end_of_stream => {
+                            // Settled before the last byte leaves: a caller's next request sees the true balance.
+                            chunk.extend(flight.close(End::Complete).await);
+                            return self.send(wire::response_chunk(chunk, true)).await;
+                        }
+                        Piece::Passes(chunk) => {
+                            if !chunk.is_empty() {
+                                self.send(wire::response_chunk(chunk, false)).await?;
+                            }
+                            flight.ahead().await;
+                        }
+                        Piece::Last(chunk) => return self.cut(flight, chunk).await,
+                        Piece::Breaks => return self.break_off(flight).await,
                     }
                 }
                 Some(Phase::ResponseTrailers(_)) => {
-                    let mut rest = flight.response_body(Vec::new(), true, now);
-                    rest.extend(flight.close(End::Complete).await);
+                    let (mut rest, end) = match flight.response_body(Vec::new(), true, now).await {
+                        Piece::Passes(rest) => (rest, End::Complete),
+                        Piece::Last(rest) => (rest, End::Cut),
+                        Piece::Breaks => return self.break_off(flight).await,
+                    };
+                    rest.extend(flight.close(end).await);
                     if !rest.is_empty() {
                         self.send(wire::response_chunk(rest, false)).await?;
                     }
@@ -216,6 +230,31 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Ends the client's stream; Envoy then resets the provider's. That comes first, since what the provider makes
+    /// meanwhile is billed: only a caller that wants to be told the cost waits for the settlement.
+    async fn cut(&mut self, flight: Flight, mut last: Vec<u8>) -> Result<(), Gone> {
+        if flight.tells_cost() {
+            last.extend(flight.close(End::Cut).await);
+            self.send(wire::response_chunk(last, true)).await?;
+        } else {
+            self.send(wire::response_chunk(last, true)).await?;
+            // Lets the end leave before its text is counted, which keeps this thread busy.
+            tokio::task::yield_now().await;
+            flight.close(End::Cut).await;
+        }
+        // What the provider had sent before is not answered; a stream of ours that ended first would let it pass.
+        while self.next().await.is_ok() {}
+        Ok(())
+    }
+
+    /// Ends the client's connection in the middle of an answer, the provider's with it.
+    async fn break_off(&mut self, flight: Flight) -> Result<(), Gone> {
+        flight.close(End::Cut).await;
+        let _ =
+            self.to_envoy.send(Err(Status::resource_exhausted("no more can be held for this answer"))).await;
+        Err(Gone)
     }
 
     /// Lets an answer that Envoy made before we decided (413, say) pass as it is.

@@ -18,6 +18,7 @@ mod price_table;
 mod prices;
 mod sdk;
 mod secrets;
+mod streams;
 mod tls;
 
 use serde_json::{Value, json};

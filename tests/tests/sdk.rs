@@ -26,7 +26,7 @@ pub fn python(script: &str) -> Command {
     command
 }
 
-fn node(script: &str) -> Command {
+pub fn node(script: &str) -> Command {
     let modules = prepared("NULLSPEND_TEST_NODE_MODULES", ".cache/node/node_modules");
     let mut command = Command::new("node");
     command.arg(workspace().join("tests/sdk/node").join(script)).env("NULLSPEND_TEST_NODE_MODULES", modules);

@@ -55,6 +55,8 @@ pub struct BudgetRequest {
     pub finalization_reserve_microdollars: Option<i64>,
     /// Whether calls that do not fit are clamped.
     pub clamp_output: Option<bool>,
+    /// Whether streams hold their output in slices.
+    pub incremental_hold: Option<bool>,
 }
 
 /// A budget with its present window.
@@ -99,6 +101,7 @@ struct Wanted {
     session_limit: Option<Nanos>,
     finalization_reserve: Option<Nanos>,
     clamp_output: Option<bool>,
+    incremental_hold: Option<bool>,
 }
 
 impl App {
@@ -350,6 +353,7 @@ fn wanted(checks: &mut Checks, request: &BudgetRequest) -> Option<Wanted> {
         session_limit: request.session_limit_microdollars.map(Nanos::from_microdollars),
         finalization_reserve: request.finalization_reserve_microdollars.map(Nanos::from_microdollars),
         clamp_output: request.clamp_output,
+        incremental_hold: request.incremental_hold,
     })
 }
 
@@ -416,7 +420,9 @@ impl Wanted {
         record.rule.interval = self.interval;
         record.rule.time_zone = time_zone;
         record.rule.enforcement = self.enforcement.unwrap_or(record.rule.enforcement);
-        record.rule.output.clamp = self.clamp_output.unwrap_or(record.rule.output.clamp);
+        let output = &mut record.rule.output;
+        output.clamp = self.clamp_output.unwrap_or(output.clamp);
+        output.incremental = self.incremental_hold.unwrap_or(output.incremental);
         if !self.thresholds.is_empty() {
             record.thresholds = self.thresholds;
         }

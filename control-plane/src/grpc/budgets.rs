@@ -34,6 +34,7 @@ impl BudgetService for Services {
             session_limit_microdollars: wanted.session_limit_microdollars,
             finalization_reserve_microdollars: wanted.finalization_reserve_microdollars,
             clamp_output: wanted.clamp_output,
+            incremental_hold: wanted.incremental_hold,
         };
         let view = self.app.upsert_budget(&caller, request).await?;
         Ok(Response::new(v1::UpsertBudgetResponse { data: Some(budget(&view)) }))
@@ -134,6 +135,7 @@ fn budget(view: &BudgetView) -> v1::Budget {
         created_at: Some(timestamp(record.created_at_ms)),
         updated_at: Some(timestamp(record.updated_at_ms)),
         clamp_output: rule.output.clamp,
+        incremental_hold: rule.output.incremental,
     }
 }
 

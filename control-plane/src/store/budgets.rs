@@ -20,7 +20,7 @@ macro_rules! budget_columns {
         "id, org_id, entity_type, entity_id, name, limit_nanos, policy, reset_interval, time_zone, thresholds, \
          velocity_limit_nanos, velocity_window_s, velocity_cooldown_s, session_limit_nanos, \
          finalization_reserve_nanos, generation, generation_started_at_ms, created_at_ms, updated_at_ms, \
-         deleted_at_ms, revision, clamp_output"
+         deleted_at_ms, revision, clamp_output, incremental_hold"
     };
 }
 pub(super) use budget_columns;
@@ -49,6 +49,7 @@ pub(super) struct BudgetRow {
     pub(super) deleted_at_ms: Option<i64>,
     revision: i64,
     clamp_output: bool,
+    incremental_hold: bool,
 }
 
 impl BudgetRow {
@@ -63,7 +64,7 @@ impl BudgetRow {
             name: self.name,
             limit: Nanos(self.limit_nanos),
             enforcement: read.word("policy", &self.policy, Enforcement::parse)?,
-            output: OutputPolicy { clamp: self.clamp_output },
+            output: OutputPolicy { clamp: self.clamp_output, incremental: self.incremental_hold },
             interval: read.word("reset_interval", &self.reset_interval, Interval::parse)?,
             time_zone: read.id("time_zone", &self.time_zone)?,
             generation: read.number("generation", self.generation)?,
@@ -309,7 +310,7 @@ impl Tx {
         const SQL: &str = concat!(
             "INSERT INTO budgets (",
             budget_columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, NULL, $20, $21) \
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, NULL, $20, $21, $22) \
              ON CONFLICT (id) DO UPDATE SET limit_nanos = excluded.limit_nanos, policy = excluded.policy, \
              reset_interval = excluded.reset_interval, time_zone = excluded.time_zone, \
              thresholds = excluded.thresholds, velocity_limit_nanos = excluded.velocity_limit_nanos, \
@@ -317,7 +318,8 @@ impl Tx {
              session_limit_nanos = excluded.session_limit_nanos, \
              finalization_reserve_nanos = excluded.finalization_reserve_nanos, generation = excluded.generation, \
              generation_started_at_ms = excluded.generation_started_at_ms, updated_at_ms = excluded.updated_at_ms, \
-             revision = excluded.revision, clamp_output = excluded.clamp_output"
+             revision = excluded.revision, clamp_output = excluded.clamp_output, \
+             incremental_hold = excluded.incremental_hold"
         );
         let rule = &budget.rule;
         on_tx!(self, |c, Db| {
@@ -343,6 +345,7 @@ impl Tx {
                 .bind(budget.updated_at_ms)
                 .bind(i64::try_from(rule.revision).unwrap_or(i64::MAX))
                 .bind(rule.output.clamp)
+                .bind(rule.output.incremental)
                 .execute(&mut *c)
                 .await
                 .during("write a budget")?;

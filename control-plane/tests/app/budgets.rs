@@ -26,6 +26,7 @@ async fn an_upsert_keeps_what_it_does_not_name_but_the_interval() {
         enforcement: Some(Enforcement::Warn),
         thresholds: vec![10, 20],
         clamp_output: Some(true),
+        incremental_hold: Some(true),
         ..org_budget(5)
     };
     let first = world.app.upsert_budget(&world.owner, full).await.unwrap().record;
@@ -36,13 +37,14 @@ async fn an_upsert_keeps_what_it_does_not_name_but_the_interval() {
         (second.rule.enforcement, second.thresholds.as_slice()),
         (Enforcement::Warn, [10, 20].as_slice())
     );
-    assert!(second.rule.output.clamp);
+    assert!(second.rule.output.clamp && second.rule.output.incremental);
     assert_eq!((second.rule.time_zone.name(), second.rule.interval), ("Asia/Tokyo", Interval::None));
     assert_eq!(second.rule.generation, first.rule.generation + 1, "another calendar begins anew");
     let third = world.app.upsert_budget(&world.owner, org_budget(8)).await.unwrap().record;
     assert_eq!(third.rule.generation, second.rule.generation, "another limit does not");
     let off = BudgetRequest { clamp_output: Some(false), ..org_budget(8) };
-    assert!(!world.app.upsert_budget(&world.owner, off).await.unwrap().record.rule.output.clamp);
+    let off = world.app.upsert_budget(&world.owner, off).await.unwrap().record.rule.output;
+    assert!(!off.clamp && off.incremental);
     let named = BudgetRequest { name: "daily".to_owned(), ..org_budget(1) };
     assert_ne!(
         world.app.upsert_budget(&world.owner, named).await.unwrap().record.rule.budget,

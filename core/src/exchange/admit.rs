@@ -70,6 +70,8 @@ pub(super) struct Admitted {
     pub(super) hold: Nanos,
     /// The output limit that was lowered to fit.
     pub(super) clamp: Option<Clamp>,
+    /// Output tokens that the hold pays for, when it is to grow with the stream.
+    pub(super) paid: Option<u64>,
     pub(super) body_at: Moment,
 }
 
@@ -144,7 +146,8 @@ impl AwaitingBody {
                 format!("this call may cost up to {hold}, more than one call may; lower max tokens or n");
             return call.refuse(&Refusal::BadRequest { message, param: None });
         }
-        let admitted = Admitted { call, view, prices, price, bound, hold, clamp: None, body_at: now };
+        let admitted =
+            Admitted { call, view, prices, price, bound, hold, clamp: None, paid: None, body_at: now };
         admitted.match_budgets(&policy, now.ms)
     }
 }
@@ -168,7 +171,7 @@ impl Call {
 }
 
 impl Admitted {
-    fn match_budgets(self, policy: &Policy, now_ms: i64) -> Admission {
+    fn match_budgets(mut self, policy: &Policy, now_ms: i64) -> Admission {
         if !policy.is_enforceable(self.call.key.org) {
             // A budget that this version cannot read must not pass for one that does not exist.
             return self.call.refuse(&Refusal::BudgetUnavailable);
@@ -185,6 +188,7 @@ impl Admitted {
             );
             return self.call.refuse(&Refusal::BadRequest { message, param: None });
         }
+        self.slice(&rules);
         let scopes = rules.iter().map(|rule| scope_for(rule, now_ms)).collect();
         Admission::Reserve(Box::new(Reserving { admitted: self, rules, scopes, retries: 0 }))
     }

@@ -44,10 +44,11 @@ impl Admitted {
         let limit = OutputLimit { name: limit_name(self.call.api, price.provider()), tokens };
         self.clamp = Some(match self.clamp {
             Some(before) => Clamp { limit, tries: tries + 1, ..before },
-            None => Clamp { asked: self.view.max_output, full: self.hold, limit, tries: 1 },
+            None => Clamp { asked: self.view.max_output, full: bound.cost, limit, tries: 1 },
         });
         self.view.max_output = Some(tokens);
         self.hold = lowered.cost;
+        self.paid = None;
         self.bound = Some(lowered);
         true
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Forwarded, Moment, Origin, admit::Admitted};
+use super::{Forwarded, Moment, Origin, admit::Admitted, increments::Increments};
 use crate::{
     attempt::{Closing, Ending, Measurement},
     cost::{Cost, Detail, provider_reported},
@@ -16,6 +16,8 @@ use crate::{
 pub enum End {
     /// The answer's last byte passed.
     Complete,
+    /// The data plane ended it, since no more could be held.
+    Cut,
     /// The stream of messages broke before the answer's end: the client left, or the provider reset.
     Broken,
     /// The host knows that the request was never forwarded.
@@ -104,7 +106,11 @@ impl Forwarded {
             Origin::MaybeSent => return Outcome { ending: Ending::Unreachable, ..self.whole_hold(None) },
             Origin::Provider => {}
         }
-        let Some(meter) = self.meter.take() else { return Outcome::free(Ending::ProviderError) };
+        let Some(mut meter) = self.meter.take() else { return Outcome::free(Ending::ProviderError) };
+        if let Some(increments) = &mut self.increments {
+            // What came was generated, whether or not it passed.
+            meter.push(&increments.take_unread());
+        }
         let metered = meter.finish();
         let ending = if end == End::Complete { Ending::Complete } else { Ending::Aborted };
         self.metered(ending, metered)
@@ -167,6 +173,7 @@ impl Forwarded {
         let tokens = &outcome.charge.cost.tokens;
         let flag = |set: bool| set.then(|| "true".to_owned());
         let positive = |count: i64| (count > 0).then(|| count.to_string());
+        let cut = self.increments.as_ref().and_then(Increments::why_cut);
         let usage_missing = outcome.metered.as_ref().is_some_and(|m| m.usage_state == UsageState::Missing);
         let unread = outcome.metered.as_ref().and_then(|m| m.unread);
         let failed = outcome
@@ -177,6 +184,7 @@ impl Forwarded {
             ("_ns_estimated", flag(outcome.charge.measurement == Measurement::Estimated)),
             ("_ns_no_usage", flag(usage_missing)),
             ("_ns_cancelled", flag(end == End::Broken)),
+            ("_ns_cut", cut.map(|cut| cut.as_str().to_owned())),
             ("_ns_provider_failed", flag(failed)),
             ("_ns_served_unpriced", flag(outcome.served_unpriced)),
             ("_ns_whole_hold", flag(outcome.charge.whole_hold)),

@@ -9,6 +9,7 @@ use super::{
     answer::Refusal,
     cost_comment::Tail,
     head::Headers,
+    increments::Increments,
 };
 use crate::{
     attempt::{Api, AttemptStub},
@@ -104,6 +105,10 @@ pub struct Forwarded {
     /// Of a stream whose cost is told at its end.
     tail: Option<Tail>,
     injected_usage: bool,
+    /// Of a stream that is paid for as it goes on.
+    pub(super) increments: Option<Increments>,
+    /// The answer's last byte came.
+    ended: bool,
     /// The prompt, to be counted if the stream breaks before it tells its usage.
     pub(super) prompt: Option<Vec<u8>>,
     /// Replaces the body of an answer that Envoy made; empty once sent.
@@ -131,6 +136,8 @@ impl Opening {
             body: admitted.view.changed(&body, changes),
         };
         let forwarded = Forwarded {
+            increments: Increments::of(&admitted),
+            ended: false,
             admitted,
             stub,
             tightest,
@@ -193,6 +200,9 @@ impl Forwarded {
             let plain = streamed && !is_encoded(&encoding);
             self.strip = (self.injected_usage && plain).then(StripUsageFrame::default);
             self.tail = (self.call().stream_cost && plain).then(Tail::default);
+            self.increments = self.increments.take().map(|increments| increments.opaque(!plain));
+        } else {
+            self.increments = None;
         }
         let request_id = ["x-request-id", "request-id"].into_iter().find_map(|name| headers.get(name));
         let received = Received {
@@ -272,33 +282,45 @@ impl Forwarded {
         self.tail.is_some_and(|tail| tail.is_between_events())
     }
 
-    /// A piece of the answer's body came; gives what the client gets.
+    /// A piece of the answer's body came; gives what the client gets. See [`Forwarded::owes`] for what else to do.
     pub fn response_body(&mut self, chunk: Vec<u8>, end_of_stream: bool, now: Moment) -> Vec<u8> {
-        let out = self.watch(chunk, end_of_stream, now);
-        if let Some(tail) = &mut self.tail {
-            tail.push(&out);
-        }
-        out
-    }
-
-    fn watch(&mut self, chunk: Vec<u8>, end_of_stream: bool, now: Moment) -> Vec<u8> {
         if !chunk.is_empty() && self.first_byte_at.is_none() {
             self.first_byte_at = Some(now);
         }
         if let Some(body) = &mut self.stand_in {
             return std::mem::take(body);
         }
-        if let Some(meter) = &mut self.meter {
-            meter.push(&chunk);
-        }
-        let Some(mut strip) = self.strip.take() else { return chunk };
-        let mut out = strip.push(&chunk);
-        if end_of_stream {
+        self.ended |= end_of_stream;
+        let passed = match (&mut self.increments, &mut self.meter) {
+            (Some(increments), Some(meter)) => increments.push(chunk, end_of_stream, meter),
+            (_, Some(meter)) => {
+                meter.push(&chunk);
+                chunk
+            }
+            (_, None) => chunk,
+        };
+        self.pass(passed)
+    }
+
+    /// What the client gets of bytes that may pass.
+    pub(super) fn pass(&mut self, passed: Vec<u8>) -> Vec<u8> {
+        let mut out = match &mut self.strip {
+            Some(strip) => strip.push(&passed),
+            None => passed,
+        };
+        let all = self.ended && self.increments.as_ref().is_none_or(Increments::is_empty);
+        if all && let Some(strip) = self.strip.take() {
             out.extend(strip.finish());
-        } else {
-            self.strip = Some(strip);
         }
+        self.sent(&out);
         out
+    }
+
+    /// Notes what the client was sent.
+    pub(super) fn sent(&mut self, bytes: &[u8]) {
+        if let Some(tail) = &mut self.tail {
+            tail.push(bytes);
+        }
     }
 }
 

@@ -18,6 +18,8 @@ mod cost_comment;
 mod denial;
 mod forwarded;
 pub mod head;
+mod increments;
+mod last_words;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -27,6 +29,7 @@ pub use begin::{AwaitingBody, Begin, begin};
 pub use close::End;
 pub use cost_comment::cost_comment;
 pub use forwarded::{Forward, Forwarded, Origin, ResponseHead};
+pub use increments::{Cut, Owed};
 
 use crate::{
     attempt::{Api, Denial},

@@ -3,6 +3,8 @@
 mod answers;
 mod beside;
 mod clamp;
+mod increments;
+mod last_words;
 
 use std::{collections::BTreeMap, sync::Arc};
 

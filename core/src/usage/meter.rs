@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, io};
 
 use serde_json::{Map, Value};
 
-use crate::sse::Events;
+use crate::{settle::FRAMING_TOKENS, sse::Events};
 
 use super::{
     Dialect, RawUsage, Vendor,
@@ -163,6 +163,8 @@ struct State {
     tool_calls: Vec<ToolCall>,
     seen: Seen,
     hides: bool,
+    /// An event was no JSON that is understood.
+    unparsed: bool,
 }
 
 impl Meter {
@@ -195,6 +197,26 @@ impl Meter {
     /// Reads the next bytes.
     pub fn push(&mut self, chunk: &[u8]) {
         self.input.push(chunk);
+    }
+
+    /// The most output tokens that what was read can stand for: a token of text is at least a byte of it, every event may
+    /// stand for one that shows nothing, and a tool call has some framing. `None` where there may be output that was
+    /// not shown, or not read.
+    #[must_use]
+    pub fn most_output_tokens(&mut self) -> Option<u64> {
+        let reader = self.input.sink();
+        let state = &reader.state;
+        if state.hides || state.unparsed || reader.too_large || reader.events.dropped() > 0 {
+            return None;
+        }
+        let calls = (state.tool_calls.len() as u64).saturating_mul(FRAMING_TOKENS);
+        Some(state.seen.bytes().saturating_add(state.json_events).saturating_add(calls))
+    }
+
+    /// Tokens of the output that was seen, by OpenAI's current encoding.
+    #[must_use]
+    pub fn seen_tokens(&mut self) -> u64 {
+        self.input.sink().state.seen.tokens()
     }
 
     /// The bytes have ended, for whatever reason.
@@ -264,6 +286,7 @@ impl State {
             tool_calls: Vec::new(),
             seen: if kind == BodyKind::Json { Seen::of_whole_body() } else { Seen::default() },
             hides: false,
+            unparsed: false,
         }
     }
 
@@ -277,8 +300,9 @@ impl State {
         }
         // A character that is cut or broken must not lose the usage beside it.
         let text = String::from_utf8_lossy(data);
-        if let Some(frame) = frame::read(self.dialect, &text, false) {
-            self.apply(frame);
+        match frame::read(self.dialect, &text, false) {
+            Some(frame) => self.apply(frame),
+            None => self.unparsed = true,
         }
     }
 

@@ -1,5 +1,6 @@
 //! The service as Envoy meets it: messages in, messages out, and what the spool and the ledger hold meanwhile.
 
+mod increments;
 mod told;
 mod unpriced;
 
@@ -53,7 +54,7 @@ struct World {
     ledger: Arc<MemoryLedger>,
     envoy: ExternalProcessorClient<tonic::transport::Channel>,
     _watch: mpsc::UnboundedSender<Result<WatchResponse, Status>>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl World {
@@ -92,7 +93,7 @@ impl World {
         let plane = DataPlane::build(config, deps).unwrap();
         assert!(plane.wait_for_policy(Duration::from_secs(10)).await);
         let envoy = connect(&plane);
-        Self { plane, control, ledger, envoy, _watch: watch, _dir: dir }
+        Self { plane, control, ledger, envoy, _watch: watch, dir }
     }
 
     async fn request(&mut self) -> Exchange {

@@ -259,7 +259,7 @@ fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
         name: row.name.clone(),
         limit,
         enforcement: Enforcement::parse(&row.policy).ok_or("policy is unknown")?,
-        output: OutputPolicy { clamp: row.clamp_output },
+        output: OutputPolicy { clamp: row.clamp_output, incremental: row.incremental_hold },
         interval: Interval::parse(&row.interval).ok_or("interval is unknown")?,
         time_zone: row.time_zone.parse().map_err(|_| "time_zone is unknown")?,
         generation: row.generation,

@@ -14,9 +14,11 @@ export async function load(name) {
   return import(pathToFileURL(from.resolve(name)));
 }
 
-/** Runs every scenario, all of them even when one fails, and ends with a status that says so. */
+/** Runs every scenario (or those that the arguments name), all of them even when one fails, and ends with a status that says so. */
 export async function run(scenarios) {
+  const wanted = process.argv.slice(2);
   for (const scenario of scenarios) {
+    if (wanted.length > 0 && !wanted.includes(scenario.name)) continue;
     try {
       await scenario();
       console.log(`ok ${scenario.name}`);

@@ -89,4 +89,23 @@ async function bigBody() {
   assert.equal(answer.usage.prompt_tokens, 7);
 }
 
-await run([plain, stream, streamWithItsCost, toolCall, responses, providerError, denial, bigBody]);
+// A budget ends the stream in the middle: the SDK reads the valid end of an answer that reached its limit.
+const long = "hello [[fake tokens=3000 chunks=3000]]";
+
+async function cutChat() {
+  const request = { model: "gpt-4o-mini", messages: [{ role: "user", content: long }] };
+  const answer = await client().chat.completions.stream(request).finalChatCompletion();
+  assert.equal(answer.choices[0].finish_reason, "length");
+}
+
+async function cutResponses() {
+  let last;
+  for await (const event of await client().responses.create({ model: "gpt-4o-mini", input: long, stream: true })) {
+    last = event;
+  }
+  assert.equal(last.type, "response.incomplete");
+  assert.equal(last.response.incomplete_details.reason, "max_output_tokens");
+}
+
+const cuts = [cutChat, cutResponses];
+await run(process.env.E2E_CUT ? cuts : [plain, stream, streamWithItsCost, toolCall, responses, providerError, denial, bigBody]);

@@ -86,4 +86,21 @@ def http2():
         assert raw.http_response.http_version == "HTTP/2"
 
 
-run([plain, base_url_with_v1, stream, tool_call, provider_error, denial, big_body, http2])
+# A budget ends the stream in the middle: the SDK reads the valid end of an answer that reached its limit.
+LONG = {"max_tokens": 32_000, "messages": [{"role": "user", "content": "hello [[fake tokens=3000 chunks=3000]]"}]}
+
+
+def cut_helper():
+    with client().messages.stream(model="claude-haiku-4-5", **LONG) as events:
+        answer = events.get_final_message()
+    assert answer.stop_reason == "max_tokens" and answer.content[0].text.startswith("word word"), answer
+    assert answer.usage.output_tokens > 100, answer.usage
+
+
+def cut_events():
+    kinds = [event.type for event in message(stream=True, **LONG)]
+    assert kinds[-3:] == ["content_block_stop", "message_delta", "message_stop"], kinds[-3:]
+
+
+CUTS = [cut_helper, cut_events]
+run(CUTS if "E2E_CUT" in os.environ else [plain, base_url_with_v1, stream, tool_call, provider_error, denial, big_body, http2])

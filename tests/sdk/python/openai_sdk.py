@@ -108,4 +108,27 @@ def http2():
         assert len(chunks) > 6
 
 
-run([plain, stream_as_the_client_asked_for_it, stream_with_its_cost, tool_call, responses, provider_error, denial, big_body, http2])
+# A budget ends the stream in the middle: the SDK reads the valid end of an answer that reached its limit.
+LONG = "hello [[fake tokens=3000 chunks=3000]]"
+
+
+def cut_chat():
+    chunks = list(chat([{"role": "user", "content": LONG}], stream=True))
+    assert chunks[-1].choices[0].finish_reason == "length", chunks[-1]
+    assert len(chunks) > 100
+
+
+def cut_responses():
+    *_, last = client().responses.create(model="gpt-4o-mini", input=LONG, stream=True)
+    assert last.type == "response.incomplete" and last.response.status == "incomplete", last
+    assert last.response.incomplete_details.reason == "max_output_tokens", last
+    assert last.response.output_text.startswith("word word"), last
+
+
+def cut_responses_helper():
+    with client().responses.stream(model="gpt-4o-mini", input=LONG) as events:
+        assert [event.type for event in events][-1] == "response.incomplete"
+
+
+CUTS = [cut_chat, cut_responses, cut_responses_helper]
+run(CUTS if "E2E_CUT" in os.environ else [plain, stream_as_the_client_asked_for_it, stream_with_its_cost, tool_call, responses, provider_error, denial, big_body, http2])

@@ -6,7 +6,7 @@ use super::*;
 const OUTPUT: i64 = 600;
 
 fn clamping(enforcement: Enforcement) -> BudgetRule {
-    BudgetRule { output: OutputPolicy { clamp: true }, ..budget(enforcement) }
+    BudgetRule { output: OutputPolicy { clamp: true, incremental: false }, ..budget(enforcement) }
 }
 
 fn policy(rules: impl IntoIterator<Item = BudgetRule>) -> Policy {
