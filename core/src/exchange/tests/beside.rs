@@ -7,7 +7,7 @@ fn with(rule: BudgetRule, more: &[(&str, &str)]) -> Box<Reserving> {
     let mut policy = policy_with(identity());
     policy.put_budget(rule);
     let awaiting = start(policy, &headers(CHAT, more)).expect("accepted");
-    reserving(awaiting.body(&settings(), &Catalogue::shipped(), &chat(false), NOW))
+    reserving(awaiting.body(&settings(), &chat(false), NOW))
 }
 
 fn per_session() -> BudgetRule {
