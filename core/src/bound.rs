@@ -58,10 +58,10 @@ pub fn bound_of_output(priced: &Priced, view: &RequestView, output_tokens: u64) 
         prompt: input_once.max(if steps > 1 { window } else { 0 }),
         input_tokens,
         audio_in: view.media.audio_tokens.min(input_tokens),
-        output_tokens: output(priced, view, steps),
+        output_tokens,
     };
     let pico = tokens.dearest(priced, view) + fees(priced, view, steps) + advice(priced, view);
-    Bound { input_tokens, output_tokens: tokens.output_tokens, cost: Nanos::from_pico_ceil(pico) }
+    Bound { input_tokens, output_tokens, cost: Nanos::from_pico_ceil(pico) }
 }
 
 /// The largest prompt the model takes.

@@ -24,7 +24,8 @@ use crate::{
 async fn proxied(world: &World, model: &str, tokens: u64) -> EventRecord {
     let budget = world.app.list_budgets(&world.owner).await.unwrap().remove(0).record.rule;
     let scope = scope_for(&budget, NOW);
-    let charge = BudgetCharge { counter: scope.counter, window_end_ms: scope.window_end_ms };
+    let charge =
+        BudgetCharge { counter: scope.counter, window_end_ms: scope.window_end_ms, of_session: false };
     let line = Line { class: Class::Input, tokens, rate_pico: None, cost_pico: 0 };
     let step = Step {
         model: model.to_owned(),

@@ -154,7 +154,8 @@ impl PriceRow {
                 max_input: terms.max_input.or(limits.max_input),
                 max_output: terms.max_output.or(limits.max_output),
                 image_tokens: terms.image_tokens.or(limits.image_tokens),
-                image_tiles: limits.image_tiles,
+                // A cap of the operator's own says nothing of tiles.
+                image_tiles: limits.image_tiles.filter(|_| terms.image_tokens.is_none()),
             },
             reasoning: terms.reasoning.unwrap_or_else(|| below.is_some_and(Model::reasoning)),
             retires: below.and_then(Model::retires).map(str::to_owned),
