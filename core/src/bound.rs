@@ -81,7 +81,8 @@ fn input_once(priced: &Priced, view: &RequestView) -> u64 {
     if view.server_state || view.media.documents > 0 {
         return window;
     }
-    let text = view.body_bytes.saturating_sub(view.media.image_bytes).saturating_sub(view.media.audio_bytes);
+    let counted_otherwise = view.media.image_bytes + view.media.audio_bytes + view.counted_off;
+    let text = view.body_bytes.saturating_sub(counted_otherwise);
     let images = view.media.images.iter().map(|shown| image::tokens(priced, *shown));
     let all = images
         .fold(text, u64::saturating_add)

@@ -10,6 +10,52 @@ pub fn load() {
     bpe_openai::o200k_base();
 }
 
+/// An encoding that OpenAI publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// `cl100k_base`.
+    Cl100k,
+    /// `o200k_base`.
+    O200k,
+}
+
+/// Beginnings of model ids and their encodings, the first that fits, as OpenAI's tiktoken 0.14 has them. Of newer models
+/// it names none.
+const PUBLISHED: [(&str, Encoding); 10] = [
+    ("o1", Encoding::O200k),
+    ("o3", Encoding::O200k),
+    ("o4-mini", Encoding::O200k),
+    ("gpt-5", Encoding::O200k),
+    ("gpt-4.5", Encoding::O200k),
+    ("gpt-4.1", Encoding::O200k),
+    ("gpt-4o", Encoding::O200k),
+    ("chatgpt-4o", Encoding::O200k),
+    ("gpt-4", Encoding::Cl100k),
+    ("gpt-3.5-turbo", Encoding::Cl100k),
+];
+
+/// The encoding of a model, where its provider publishes it.
+#[must_use]
+pub fn published(priced: &Priced) -> Option<Encoding> {
+    if !matches!(priced.provider(), "openai" | "azure") {
+        return None;
+    }
+    let id = priced.model().id();
+    PUBLISHED.iter().find(|(start, _)| id.starts_with(start)).map(|(_, encoding)| *encoding)
+}
+
+impl Encoding {
+    /// Exactly the tokens of a text that stands alone.
+    #[must_use]
+    pub fn count(self, text: &str) -> u64 {
+        let encoding = match self {
+            Self::Cl100k => bpe_openai::cl100k_base(),
+            Self::O200k => bpe_openai::o200k_base(),
+        };
+        encoding.count(text) as u64
+    }
+}
+
 /// Tokens by OpenAI's `o200k_base`.
 #[must_use]
 pub fn count(text: &str) -> u64 {

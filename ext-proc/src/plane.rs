@@ -20,6 +20,7 @@ use nullspend_core::{
     money::Nanos,
     policy::Policy,
 };
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::Server;
@@ -46,6 +47,8 @@ const LEDGER_WAIT: Duration = Duration::from_millis(250);
 const EXTEND_TRIES: usize = 3;
 /// How long a stale policy is waited for.
 const POLICY_WAIT: Duration = Duration::from_secs(1);
+/// Texts counted at once, each up to 50 ms of a core.
+const COUNTS_AT_ONCE: usize = 2;
 /// Denial records for each key and minute.
 const DENIALS_PER_MINUTE: u32 = 60;
 /// Windows of the HTTP/2 connection from Envoy: a 32 MiB body should not wait for many round trips.
@@ -120,6 +123,8 @@ pub struct DataPlane {
     pub(crate) leases: Arc<Leases>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) bodies: Arc<Bodies>,
+    /// Turns at counting texts.
+    pub(crate) counting: Semaphore,
     denials: Denials,
     watch: Arc<PolicyWatch>,
     policy_max_age: Option<Duration>,
@@ -195,6 +200,7 @@ impl DataPlane {
             leases,
             metrics,
             bodies: Bodies::new(config.max_bodies_in_flight_bytes),
+            counting: Semaphore::new(COUNTS_AT_ONCE),
             denials: Denials::new(DENIALS_PER_MINUTE),
             watch,
             policy_max_age: config.policy_max_age,

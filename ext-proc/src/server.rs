@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::service::ext_proc::v3::{
 use futures::Stream;
 use nullspend_core::{
     exchange::{
-        Admission, Answered, AwaitingBody, Begin, End, Opening, Origin, ResponseHead, Verdict,
+        Admission, Answered, AwaitingBody, Begin, End, Opening, Origin, ResponseHead, Tightening, Verdict,
         answer::Refusal, begin,
     },
     id::AttemptId,
@@ -116,8 +116,8 @@ impl Session {
             Err(refusal) => return self.answer_refusal(&refusal).await,
         };
         let (admission, body) = self.admit(awaiting, body).await?;
-        let opening = match self.decide(admission).await {
-            Ok(opening) => opening,
+        let (opening, body) = match self.decide(admission, body).await {
+            Ok(decided) => decided,
             Err(answered) => return self.answer(*answered).await,
         };
         if self.to_envoy.is_closed() {
@@ -150,18 +150,28 @@ impl Session {
     }
 
     /// Takes the bound out of the budgets, where any match.
-    async fn decide(&self, mut admission: Admission) -> Result<Box<Opening>, Box<Answered>> {
+    async fn decide(
+        &self,
+        mut admission: Admission,
+        mut body: Vec<u8>,
+    ) -> Result<(Box<Opening>, Vec<u8>), Box<Answered>> {
         loop {
             let reserving = match admission {
                 Admission::Answer(answered) => return Err(answered),
-                Admission::Open(opening) => return Ok(opening),
+                Admission::Open(opening) => return Ok((opening, body)),
                 Admission::Reserve(reserving) => reserving,
             };
             let outcome = self.plane.reserve(&reserving).await;
-            match reserving.reserved(outcome, self.plane.now()) {
+            let mut verdict = reserving.reserved(outcome, self.plane.now());
+            if let Verdict::Tighten(tightening) = verdict {
+                (verdict, body) = self.tighten(tightening, body).await?;
+            }
+            match verdict {
                 Verdict::Answer(answered) => return Err(answered),
-                Verdict::Open(opening) => return Ok(opening),
-                Verdict::Clamped(reserving) => admission = Admission::Reserve(reserving),
+                Verdict::Open(opening) => return Ok((opening, body)),
+                // A call is counted once.
+                Verdict::Tighten(tightening) => return Err(tightening.undecided()),
+                Verdict::Lowered(reserving) => admission = Admission::Reserve(reserving),
                 Verdict::Refresh { reserving, revision } => {
                     let Some(policy) = self.plane.policy_at(revision).await else {
                         return Err(reserving.undecided());
@@ -174,6 +184,19 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// Counts the body's text off the async threads, few at a time: many denials must not take every core.
+    async fn tighten(
+        &self,
+        tightening: Box<Tightening>,
+        body: Vec<u8>,
+    ) -> Result<(Verdict, Vec<u8>), Box<Answered>> {
+        let undecided = tightening.undecided();
+        let Ok(_turn) = self.plane.counting.acquire().await else { return Err(undecided) };
+        let now = self.plane.now();
+        let count = move || (tightening.count(&body, now), body);
+        tokio::task::spawn_blocking(count).await.map_err(|_| undecided)
     }
 
     /// Watches the answer. Any return without an explicit close settles the flight as broken.

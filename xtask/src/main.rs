@@ -42,8 +42,11 @@ enum Task {
     },
     /// Everything a change must pass: fmt, clippy, deny, buf, tidy, openapi, test.
     Ci,
-    /// Measures bare Envoy, our Envoy with a no-op, and the product, in one run.
+    /// Measures bare Envoy, our Envoy with a no-op, and the product, in one run; and how close bounds are to costs.
     Bench {
+        /// Only this section.
+        #[arg(long)]
+        only: Option<bench::Section>,
         /// Measured seconds of each arm in each scenario.
         #[arg(long, default_value_t = 8)]
         seconds: u64,
@@ -69,7 +72,7 @@ fn main() -> ExitCode {
         Task::Up { demo, release } => up::up(demo, release),
         Task::Test { arguments } => test::test(&arguments),
         Task::Ci => ci::ci(),
-        Task::Bench { seconds } => bench::bench(seconds),
+        Task::Bench { only, seconds } => bench::bench(only, seconds),
         Task::Fuzz { minutes } => fuzz::fuzz(minutes),
         Task::Tidy => tidy::tidy(),
         Task::Openapi { check } => openapi::openapi(check),

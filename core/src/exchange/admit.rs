@@ -10,6 +10,7 @@ use super::{
     clamp::Clamp,
     denial::BudgetDenial,
     head::Warning,
+    tighten::Tightening,
 };
 use crate::{
     attempt::{AttemptStub, BudgetCharge, BudgetStatus},
@@ -39,8 +40,10 @@ pub enum Verdict {
     Answer(Box<Answered>),
     /// Held.
     Open(Box<Opening>),
-    /// It did not fit and asks for less output now: reserve again.
-    Clamped(Box<Reserving>),
+    /// It did not fit by its loose bound: [`Tightening::count`] off the async threads, then go on with its verdict.
+    Tighten(Box<Tightening>),
+    /// It did not fit and its hold is lower now, counted or asking for less output: reserve again.
+    Lowered(Box<Reserving>),
     /// The ledger knows a newer limit: wait for the policy to reach `revision`, then [`Reserving::again`].
     Refresh {
         /// The stage, to go on with.
@@ -68,6 +71,8 @@ pub(super) struct Admitted {
     /// `None` for a model without a price, whose organisation chose a flat hold.
     pub(super) bound: Option<Bound>,
     pub(super) hold: Nanos,
+    /// The text was counted, or that was tried.
+    pub(super) counted: bool,
     /// The output limit that was lowered to fit.
     pub(super) clamp: Option<Clamp>,
     /// Output tokens that the hold pays for, when it is to grow with the stream.
@@ -78,8 +83,8 @@ pub(super) struct Admitted {
 /// A bound that wants to be taken out of the matched budgets.
 #[derive(Debug)]
 pub struct Reserving {
-    admitted: Admitted,
-    rules: Vec<Arc<BudgetRule>>,
+    pub(super) admitted: Admitted,
+    pub(super) rules: Vec<Arc<BudgetRule>>,
     scopes: Vec<Scope>,
     retries: u8,
 }
@@ -146,8 +151,18 @@ impl AwaitingBody {
                 format!("this call may cost up to {hold}, more than one call may; lower max tokens or n");
             return call.refuse(&Refusal::BadRequest { message, param: None });
         }
-        let admitted =
-            Admitted { call, view, prices, price, bound, hold, clamp: None, paid: None, body_at: now };
+        let admitted = Admitted {
+            call,
+            view,
+            prices,
+            price,
+            bound,
+            hold,
+            counted: false,
+            clamp: None,
+            paid: None,
+            body_at: now,
+        };
         admitted.match_budgets(&policy, now.ms)
     }
 }
@@ -260,6 +275,11 @@ impl Reserving {
         outcome: Result<ReserveOutcome, LedgerUnavailable>,
         now: Moment,
     ) -> Verdict {
+        if let Ok(denied) = &outcome
+            && let Some(encoding) = self.countable(denied)
+        {
+            return self.tightening(outcome, encoding);
+        }
         match outcome {
             Ok(ReserveOutcome::Reserved { balances, exceeded }) => {
                 let status =
@@ -273,7 +293,7 @@ impl Reserving {
             Ok(ReserveOutcome::Denied { why: Why::Budget, balances, .. })
                 if self.admitted.clamp(&self.rules, &balances) =>
             {
-                Verdict::Clamped(self)
+                Verdict::Lowered(self)
             }
             Ok(ReserveOutcome::Denied { scope, why, balances, retry_after_ms }) => {
                 self.denied(scope, why, &balances, retry_after_ms, now)

@@ -20,6 +20,7 @@ mod forwarded;
 pub mod head;
 mod increments;
 mod last_words;
+mod tighten;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub use close::End;
 pub use cost_comment::cost_comment;
 pub use forwarded::{Forward, Forwarded, Origin, ResponseHead};
 pub use increments::{Cut, Owed};
+pub use tighten::Tightening;
 
 use crate::{
     attempt::{Api, Denial},

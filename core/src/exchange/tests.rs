@@ -5,6 +5,7 @@ mod beside;
 mod clamp;
 mod increments;
 mod last_words;
+mod tighten;
 
 use std::{collections::BTreeMap, sync::Arc};
 

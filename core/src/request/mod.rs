@@ -7,9 +7,10 @@ mod media;
 mod parts;
 mod read;
 mod splice;
+mod texts;
 mod tools;
 
-use crate::attempt::Api;
+use crate::{attempt::Api, tokenizer::Encoding};
 
 pub use media::{Image, Media};
 pub use tools::{Advisor, HostedKind, HostedTool};
@@ -73,6 +74,8 @@ pub struct RequestView {
     pub assume_priority: bool,
     /// Length of the body.
     pub body_bytes: u64,
+    /// How many tokens fewer than bytes its texts have, once they were counted ([`Self::count_texts`]).
+    pub counted_off: u64,
     /// Bytes that Unicode normalisation can add before the text is counted, where a tokenizer does that.
     pub growth_bytes: u64,
     /// What is not text.
@@ -140,6 +143,19 @@ impl RequestView {
     /// beyond 128, or a model, limit, `n` or `stream` of the wrong kind.
     pub fn parse(api: Api, body: &[u8]) -> Result<Self, BadRequest> {
         read::parse(api, body)
+    }
+
+    /// Counts what OpenAI counts text by text, where its bytes alone are too loose a bound. `body` is the one this was
+    /// read from.
+    pub fn count_texts(&mut self, body: &[u8], encoding: Encoding) {
+        let body = std::str::from_utf8(body).unwrap_or_default();
+        let mut off = 0;
+        // A body that was read before is valid; where half a surrogate pair leaves no text, its bytes stay.
+        let _ = texts::visit(body, &mut |text| {
+            let tokens = text.text().map_or(u64::MAX, |text| encoding.count(&text));
+            off += (text.raw().len() as u64).saturating_sub(tokens);
+        });
+        self.counted_off = off;
     }
 
     /// The caller asked for usage in the stream itself.

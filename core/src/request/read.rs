@@ -78,6 +78,7 @@ fn blank(api: Api, len: usize) -> RequestView {
         regional_host: false,
         assume_priority: false,
         body_bytes: len as u64,
+        counted_off: 0,
         growth_bytes: 0,
         media: Media::default(),
         audio_output: false,

@@ -301,6 +301,21 @@ async fn a_budget_that_does_not_fit_denies_before_anything_is_forwarded() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_fits_once_its_text_is_counted_is_forwarded() {
+    // By bytes it may cost 0.0012 dollars, by tokens less than 0.0003.
+    let mut world = World::new(Nanos(400_000)).await;
+    let mut exchange = world.request().await;
+    let mut body = chat(false);
+    body["messages"][0]["content"] = json!("Nobody had read the report before the meeting. ".repeat(150));
+    let Answer::RequestBody(_) = exchange.send(&body).await else { panic!("not forwarded") };
+    exchange.answer_head("application/json").await;
+    exchange.answer_body(ANSWER, true).await;
+    assert_eq!(world.settled().await, Nanos(156_000));
+    let events = world.records().await;
+    assert_eq!(closed(&events).len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_leaves_is_charged_what_may_have_been_generated() {
     let mut world = World::new(Nanos(1_000_000_000)).await;
     let mut exchange = world.request().await;

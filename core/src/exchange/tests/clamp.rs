@@ -34,12 +34,16 @@ fn denied(stage: Box<Reserving>, left: &[i64]) -> Verdict {
     let balance = |left: &i64| Balance { limit: Nanos(*left), settled: Nanos::ZERO, held: Nanos::ZERO };
     let balances = left.iter().map(balance).collect();
     let denied = ReserveOutcome::Denied { scope: 0, why: Why::Budget, balances, retry_after_ms: None };
-    stage.reserved(Ok(denied), NOW)
+    match stage.reserved(Ok(denied), NOW) {
+        // Counting comes first; here it finds nothing.
+        Verdict::Tighten(tightening) => tightening.count(b"", NOW),
+        other => other,
+    }
 }
 
 fn clamped(verdict: Verdict) -> Box<Reserving> {
     match verdict {
-        Verdict::Clamped(stage) => stage,
+        Verdict::Lowered(stage) => stage,
         other => panic!("not clamped: {other:?}"),
     }
 }
@@ -194,7 +198,7 @@ proptest! {
         let full = held(&stage(&policy, CHAT, &body));
         prop_assume!(full.0 > left);
         match denied(stage(&policy, CHAT, &body), &[left]) {
-            Verdict::Clamped(stage) => {
+            Verdict::Lowered(stage) => {
                 let hold = held(&stage).0;
                 let step = i64::try_from(n).unwrap() * OUTPUT;
                 prop_assert!(hold <= left && left < hold + step, "{hold} of {left}");
