@@ -124,6 +124,18 @@ impl<L: Ledger + ?Sized> Ledger for Faulty<L> {
         self.call(|| self.inner.load_sessions(org, sessions)).await
     }
 
+    async fn begin_rebuild(&self, org: OrgId) -> Result<bool, LedgerUnavailable> {
+        self.call(|| self.inner.begin_rebuild(org)).await
+    }
+
+    async fn restore(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable> {
+        self.call(|| self.inner.restore(reserve)).await
+    }
+
+    async fn finish_rebuild(&self, org: OrgId) -> Result<(), LedgerUnavailable> {
+        self.call(|| self.inner.finish_rebuild(org)).await
+    }
+
     async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable> {
         self.call(|| self.inner.open_holds()).await
     }

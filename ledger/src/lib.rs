@@ -7,7 +7,9 @@ pub mod conformance;
 #[cfg(feature = "conformance")]
 mod faulty;
 mod memory;
+mod redis;
 
 #[cfg(feature = "conformance")]
 pub use faulty::Faulty;
 pub use memory::MemoryLedger;
+pub use redis::{InvalidRedisUrl, RedisConfig, RedisLedger};

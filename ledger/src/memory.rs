@@ -153,6 +153,19 @@ impl Ledger for MemoryLedger {
         self.with(org, |state, _| state.load_sessions(sessions))
     }
 
+    /// These books are lost with their process, so whoever asks is at its start.
+    async fn begin_rebuild(&self, _: OrgId) -> Result<bool, LedgerUnavailable> {
+        Ok(true)
+    }
+
+    async fn restore(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable> {
+        self.with(reserve.org, |state, now_ms| state.restore(now_ms, reserve))
+    }
+
+    async fn finish_rebuild(&self, _: OrgId) -> Result<(), LedgerUnavailable> {
+        Ok(())
+    }
+
     async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable> {
         let mut all = OpenHolds::default();
         for state in self.states()? {

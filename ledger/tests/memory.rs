@@ -7,7 +7,7 @@ use nullspend_ledger::{MemoryLedger, conformance::World};
 
 fn world() -> World {
     let clock = Arc::new(ManualClock::at(0));
-    World { ledger: Arc::new(MemoryLedger::new(clock.clone())), clock }
+    World { ledger: Arc::new(MemoryLedger::new(clock.clone())), clock, server: None }
 }
 
-nullspend_ledger::conformance!(world());
+nullspend_ledger::conformance!(world(), steps = 20_000);

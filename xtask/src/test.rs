@@ -10,6 +10,7 @@ use crate::{
 pub fn test(arguments: &[String]) -> anyhow::Result<()> {
     tools::debian(&[
         ("postgresql", &|| Postgres::programs().is_some()),
+        ("redis-server", &|| has("redis-server")),
         ("python3-venv", &has_venv),
         ("npm", &|| has("npm")),
         ("curl", &|| has("curl")),

@@ -11,12 +11,12 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, LimitChange, MAX_SCOPES, Misuse,
-    OpenHolds, Reserve, ReserveOutcome, Scope, SessionSpend, SettleOutcome, Why,
+    Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, LimitChange, Misuse, OpenHolds,
+    Reserve, ReserveOutcome, Scope, SessionSpend, SettleOutcome, Why,
     books::{Books, SessionKey, Spender, Taken},
     by_id::ById,
     counter::Counter,
-    is_velocity,
+    misuse::{check_amount, check_lease},
     rate::TooFast,
 };
 use crate::{
@@ -126,10 +126,7 @@ impl State {
     /// nothing but the breaker that it trips.
     pub fn reserve(&mut self, now_ms: i64, reserve: &Reserve) -> ReserveOutcome {
         self.tick(now_ms);
-        let misuse = check_scopes(&reserve.scopes)
-            .and_then(|()| check_amount(reserve.amount))
-            .and_then(|()| check_lease(reserve.lease_ms));
-        if let Err(misuse) = misuse {
+        if let Err(misuse) = reserve.check() {
             return ReserveOutcome::Invalid(misuse);
         }
         if self.knows(&reserve.hold) {
@@ -185,6 +182,25 @@ impl State {
             }
         }
         None
+    }
+
+    /// Holds again what an owner still holds, whatever limits and windows say. See [`super::Ledger::restore`].
+    pub fn restore(&mut self, now_ms: i64, reserve: &Reserve) -> ReserveOutcome {
+        self.tick(now_ms);
+        if let Err(misuse) = reserve.check() {
+            return ReserveOutcome::Invalid(misuse);
+        }
+        if self.knows(&reserve.hold) {
+            return ReserveOutcome::AlreadyDone;
+        }
+        let looked_at = reserve.scopes.iter().map(|scope| self.books.look_at(scope, reserve));
+        let (mut balances, fit): (Vec<_>, Vec<_>) = looked_at.unzip();
+        let soft = |(index, scope): (usize, &Scope)| {
+            (scope.enforcement == Enforcement::SoftBlock && !fit[index]).then_some(index)
+        };
+        let exceeded = reserve.scopes.iter().enumerate().filter_map(soft).collect();
+        self.hold(reserve, &mut balances);
+        ReserveOutcome::Reserved { balances, exceeded }
     }
 
     /// Holds what was found to fit, and brings the balances up to date.
@@ -291,7 +307,7 @@ impl State {
     /// are the store's to tell.
     pub fn charge(&mut self, now_ms: i64, charge: &Charge) -> ChargeOutcome {
         self.tick(now_ms);
-        if let Err(misuse) = check_scopes(&charge.scopes).and_then(|()| check_difference(charge.actual)) {
+        if let Err(misuse) = charge.check() {
             return ChargeOutcome::Invalid(misuse);
         }
         let takes_back = charge.actual < Nanos::ZERO;
@@ -443,33 +459,4 @@ impl<K: Eq + std::hash::Hash + std::fmt::Debug> Named<K> {
 
 fn is_current(scope: &Scope, now_ms: i64) -> bool {
     scope.counter.window_start_ms <= now_ms && scope.window_end_ms.is_none_or(|end| now_ms < end)
-}
-
-fn check_scopes(scopes: &[Scope]) -> Result<(), Misuse> {
-    if scopes.len() > MAX_SCOPES {
-        return Err(Misuse::TooManyScopes);
-    }
-    // At most 496 comparisons, and for the usual handful far cheaper than a set.
-    for (index, scope) in scopes.iter().enumerate() {
-        if scopes[..index].iter().any(|before| before.counter.budget == scope.counter.budget) {
-            return Err(Misuse::BudgetTwice);
-        }
-        if !scope.velocity.as_ref().is_none_or(is_velocity) {
-            return Err(Misuse::VelocityOutOfRange);
-        }
-    }
-    Ok(())
-}
-
-fn check_amount(amount: Nanos) -> Result<(), Misuse> {
-    if (Nanos::ZERO..=MAX_EVENT).contains(&amount) { Ok(()) } else { Err(Misuse::AmountOutOfRange) }
-}
-
-/// What a charge may be: an amount, or as much taken back.
-fn check_difference(amount: Nanos) -> Result<(), Misuse> {
-    check_amount(Nanos(amount.0.checked_abs().unwrap_or(i64::MAX)))
-}
-
-fn check_lease(lease_ms: i64) -> Result<(), Misuse> {
-    if lease_ms > 0 { Ok(()) } else { Err(Misuse::LeaseNotPositive) }
 }

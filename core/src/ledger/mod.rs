@@ -13,6 +13,7 @@ mod books;
 mod by_id;
 mod counter;
 pub mod law;
+pub mod misuse;
 mod rate;
 mod session;
 
@@ -389,11 +390,23 @@ pub trait Ledger: Send + Sync {
     /// Ends holds whose lease ran out, charging each in full.
     async fn sweep(&self) -> Result<Vec<LapsedHold>, LedgerUnavailable>;
 
-    /// Sets the settled side of counters from the store, at start, before the first decision.
+    /// Sets the settled side of counters from the store, in a rebuild, before the first decision.
     async fn load(&self, org: OrgId, settled: &[(CounterKey, Nanos)]) -> Result<(), LedgerUnavailable>;
 
     /// Sets the settled side of sessions, likewise.
     async fn load_sessions(&self, org: OrgId, sessions: &[SessionSpend]) -> Result<(), LedgerUnavailable>;
+
+    /// Begins to make an organisation's books again from what the store and the data planes know, unless they are whole:
+    /// then false, and there is nothing to do. Else limits, `load`s and `restore`s follow, then `finish_rebuild`. Only one
+    /// rebuild can finish: a later one takes over, and the calls of the earlier one fail.
+    async fn begin_rebuild(&self, org: OrgId) -> Result<bool, LedgerUnavailable>;
+
+    /// Holds again what an owner still holds, whatever limits and windows say. Never `Denied`, `StalePolicy` or
+    /// `WrongWindow`.
+    async fn restore(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable>;
+
+    /// The books are whole: decisions may begin.
+    async fn finish_rebuild(&self, org: OrgId) -> Result<(), LedgerUnavailable>;
 
     /// Open holds now.
     async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable>;

@@ -20,10 +20,11 @@ pub use world::{World, seeded::Random};
 /// Stamps the whole suite for one ledger.
 ///
 /// `$world` is an expression of type [`World`], evaluated afresh (in async code) wherever a case needs a ledger of its
-/// own: empty, and not shared with any other case that may be running.
+/// own: empty, and not shared with any other case that may be running. The model run takes `$steps` steps, the one
+/// with faults a fifth of them.
 #[macro_export]
 macro_rules! conformance {
-    ($world:expr) => {
+    ($world:expr, steps = $steps:expr) => {
         $crate::conformance_cases! { $world;
             holds: a_strict_limit_is_reached_exactly_and_not_passed,
             holds: all_scopes_are_taken_from_or_none,
@@ -74,14 +75,14 @@ macro_rules! conformance {
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn random_commands_do_what_the_law_says() {
-            for (seed, steps) in $crate::conformance::model::runs() {
+            for (seed, steps) in $crate::conformance::model::runs($steps) {
                 $crate::conformance::model::run(&$world, seed, steps).await;
             }
         }
 
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn lost_replies_and_repeated_calls_do_no_harm() {
-            for (seed, steps) in $crate::conformance::model::runs() {
+            for (seed, steps) in $crate::conformance::model::runs($steps / 5) {
                 $crate::conformance::model::run_with_faults(&$world, seed, steps).await;
             }
         }

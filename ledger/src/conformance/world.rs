@@ -1,6 +1,6 @@
 //! A ledger with a clock moved by hand, and short words for what it is asked.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use nullspend_core::{
     clock::{Clock, ManualClock},
@@ -21,6 +21,8 @@ pub struct World {
     pub ledger: Arc<dyn Ledger>,
     /// The clock the ledger goes by.
     pub clock: Arc<ManualClock>,
+    /// What must live as long as the ledger is used: its server.
+    pub server: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl std::fmt::Debug for World {

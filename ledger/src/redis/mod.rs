@@ -1,0 +1,428 @@
+//! The ledger that several processes share: Redis 7 or Valkey 8, one script for each operation.
+//!
+//! A script is atomic, so an operation is one round trip and happens whole or not at all; it looks at everything before
+//! it changes anything. Time is the server's. All keys of an organisation carry `{org}` and so lie in one slot:
+//!
+//! | key after `prefix:{org}:` | what | ends |
+//! |---|---|---|
+//! | `meta` | epoch, sequence, run of the server, time, sum of holds | never |
+//! | `budget:<id>` | limit with revision, rate, and `s:` `h:` `n:` `x:` (settled, held, holds, end) of each window | a sweep drops windows that ended and no hold names; a month after the budget is deleted |
+//! | `session:<budget>:<generation>:<id>` | settled, held, holds, last use | 25 h after its last use, once no hold names it |
+//! | `id:<attempt>` | a hold, or when it was done | 61 min after it was done; a lapse when its owner settles |
+//! | `leases`, `since` | open holds by the end of their lease and by age | with their holds |
+//! | `unreported` | lapses whose stub no caller has confirmed | when confirmed, or with the lapse |
+//! | `ends` | when to look at a budget's windows | when there is nothing to look for |
+//!
+//! `prefix:orgs` is the set of organisations, for sweeps.
+
+mod breaker;
+mod known;
+mod link;
+mod rebuild;
+mod scripts;
+mod sweep;
+mod wire;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use nullspend_core::{
+    clock::Clock,
+    id::{AttemptId, OrgId},
+    ledger::{
+        Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, Ledger, LedgerUnavailable,
+        LimitChange, MAX_SCOPES, Misuse, OpenHolds, Reserve, ReserveOutcome, SessionSpend, SettleOutcome,
+        Why, misuse,
+    },
+    money::Nanos,
+    policy::Enforcement,
+};
+use redis::Script;
+use secrecy::SecretString;
+
+use self::{
+    known::{Known, Seen},
+    link::{Link, Live},
+    scripts::Scripts,
+    wire::{Args, Malformed, Reply, slot},
+};
+
+/// Counters, limits or sessions in one call of a script, which nothing else of the server runs beside.
+const AT_ONCE: usize = 200;
+
+/// Where the server is, and how long to wait for it.
+#[derive(Clone, Debug)]
+pub struct RedisConfig {
+    /// `redis://`, `rediss://` (TLS, with the system's certificates) or `redis+unix://`, with user, password and
+    /// database as usual.
+    pub url: SecretString,
+    /// Begins every key, so that several installations can share a server: letters, digits, `-`, `_`, `.` and `:`.
+    pub prefix: String,
+    /// How long one operation may take.
+    pub timeout: Duration,
+    /// Failures in a row after which the server is left alone for a while.
+    pub breaker_failures: u32,
+    /// How long that is, between one attempt and the next.
+    pub breaker_interval: Duration,
+}
+
+impl RedisConfig {
+    /// With the usual times: 100 ms for an operation, a second's pause after 5 failures.
+    #[must_use]
+    pub fn new(url: SecretString) -> Self {
+        Self {
+            url,
+            prefix: "nullspend".to_owned(),
+            timeout: Duration::from_millis(100),
+            breaker_failures: 5,
+            breaker_interval: Duration::from_secs(1),
+        }
+    }
+}
+
+/// An address that cannot be used. Says nothing of the address itself, which may hold a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the ledger's Redis URL cannot be used ({0}): write redis://host:port, rediss://host:port or redis+unix:///path"
+)]
+pub struct InvalidRedisUrl(String);
+
+/// What keeps an operation from being carried out.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}")]
+    Away(String),
+    #[error("its books of this organisation are lost or were never loaded, and wait for a rebuild")]
+    Gone,
+    #[error("another rebuild of this organisation has begun or is done")]
+    Taken,
+    #[error("its holds add up to more than it can count")]
+    Full,
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+impl From<Failure> for LedgerUnavailable {
+    fn from(failure: Failure) -> Self {
+        Self(failure.to_string())
+    }
+}
+
+/// The ledger in Redis. Connects at the first operation, and again whenever it must.
+#[derive(Debug)]
+pub struct RedisLedger {
+    link: Arc<Link>,
+    scripts: Scripts,
+    known: Known,
+    prefix: String,
+    /// What tests' scripts take for time.
+    test_clock: Option<Arc<dyn Clock>>,
+}
+
+impl RedisLedger {
+    /// A ledger at that server. The clock is for waiting only; the ledger's time is the server's.
+    ///
+    /// # Errors
+    /// The URL cannot be used, or the prefix has other characters than it may.
+    pub fn new(config: &RedisConfig, clock: Arc<dyn Clock>) -> Result<Self, InvalidRedisUrl> {
+        let link = Link::new(config, clock)?;
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+        if config.prefix.is_empty() || !config.prefix.chars().all(plain) {
+            return Err(InvalidRedisUrl("the prefix may have letters, digits and -_.: only".to_owned()));
+        }
+        let (scripts, known) = (Scripts::new(), Known::default());
+        Ok(Self { link, scripts, known, prefix: config.prefix.clone(), test_clock: None })
+    }
+
+    /// A ledger that goes by a test's clock, with scripts that the test has changed.
+    ///
+    /// # Errors
+    /// As [`RedisLedger::new`].
+    #[cfg(feature = "conformance")]
+    pub fn of_tests(
+        config: &RedisConfig,
+        clock: Arc<dyn Clock>,
+        change: &dyn Fn(String) -> String,
+    ) -> Result<Self, InvalidRedisUrl> {
+        let scripts = Scripts::of_tests(change);
+        Ok(Self { scripts, test_clock: Some(Arc::clone(&clock)), ..Self::new(config, clock)? })
+    }
+
+    fn key(&self, org: OrgId, name: &str) -> String {
+        format!("{}:{{{}}}:{name}", self.prefix, org.bare())
+    }
+
+    /// Runs a script on an organisation's books.
+    async fn run(&self, org: OrgId, script: &Script, args: Args) -> Result<Reply, Failure> {
+        self.run_with(org, script, String::new(), args).await
+    }
+
+    /// Likewise, as part of the rebuild that has the token.
+    async fn run_with(
+        &self,
+        org: OrgId,
+        script: &Script,
+        token: String,
+        args: Args,
+    ) -> Result<Reply, Failure> {
+        let (seen, meta) = (self.known.seen(org), self.key(org, "meta"));
+        let called = self.link.call(|Live { mut connection, run }| async move {
+            let mut call = script.key(meta);
+            call.arg(&seen.epoch).arg(seen.seq).arg(&seen.run).arg(run).arg(token).arg(args);
+            if let Some(clock) = &self.test_clock {
+                call.arg(clock.now_ms());
+            }
+            call.invoke_async(&mut connection).await
+        });
+        let mut reply = Reply::new(called.await.map_err(Failure::Away)?)?;
+        match reply.text()?.as_str() {
+            "ok" => {
+                let seen = Seen { epoch: reply.text()?, seq: reply.number()?, run: reply.text()? };
+                self.known.saw(org, seen);
+                Ok(reply)
+            }
+            "gone" => {
+                self.known.forget(org);
+                tracing::error!(%org, "the ledger's books are lost or were never loaded: nothing is decided until they are rebuilt");
+                Err(Failure::Gone)
+            }
+            "taken" => {
+                self.known.with(org, |of| of.token.clear());
+                Err(Failure::Taken)
+            }
+            "full" => Err(Failure::Full),
+            _ => Err(Malformed.into()),
+        }
+    }
+
+    async fn reserve_or_restore(&self, reserve: &Reserve, restore: bool) -> Result<ReserveOutcome, Failure> {
+        if let Err(misuse) = reserve.check() {
+            return Ok(ReserveOutcome::Invalid(misuse));
+        }
+        let args = Args::default()
+            .with(reserve.hold.bare())
+            .with(reserve.amount.0)
+            .with(reserve.lease_ms)
+            .with(u8::from(reserve.finalize))
+            .session(reserve.session.as_deref())
+            .with(&reserve.stub[..])
+            .with(u8::from(restore))
+            .scopes(&reserve.scopes);
+        let token = if restore { self.known.with(reserve.org, |of| of.token.clone()) } else { String::new() };
+        let mut reply = self.run_with(reserve.org, &self.scripts.reserve, token, args).await?;
+        Ok(match reply.text()?.as_str() {
+            "reserved" => reserved(reserve, reply.balances()?),
+            "denied" => denied(reserve, &mut reply)?,
+            "done" => ReserveOutcome::AlreadyDone,
+            "stale" => ReserveOutcome::StalePolicy { scope: reply.number()?, revision: reply.number()? },
+            "wrong_window" => ReserveOutcome::WrongWindow { now_ms: reply.number()? },
+            _ => return Err(Malformed.into()),
+        })
+    }
+
+    async fn extend_all(
+        &self,
+        org: OrgId,
+        holds: &[AttemptId],
+        number: u64,
+        lease_ms: i64,
+        add: Nanos,
+    ) -> Result<Vec<ExtendOutcome>, Failure> {
+        let mut outcomes = Vec::with_capacity(holds.len());
+        for some in holds.chunks(AT_ONCE) {
+            let args = Args::default().with(number).with(lease_ms).with(add.0).with(some.len());
+            let args = some.iter().fold(args, |args, hold| args.with(hold.bare()));
+            let mut reply = self.run(org, &self.scripts.extend, args).await?;
+            for _ in some {
+                outcomes.push(extended(&reply.text()?)?);
+            }
+        }
+        Ok(outcomes)
+    }
+
+    async fn settle_one(&self, org: OrgId, hold: AttemptId, actual: Nanos) -> Result<SettleOutcome, Failure> {
+        let args = Args::default().with(hold.bare()).with(actual.0);
+        let mut reply = self.run(org, &self.scripts.settle, args).await?;
+        Ok(match reply.text()?.as_str() {
+            "settled" => SettleOutcome::Settled { over_by: reply.nanos()? },
+            "lapsed" => SettleOutcome::Lapsed { charged: reply.nanos()? },
+            "done" => SettleOutcome::AlreadyDone,
+            "unknown" => SettleOutcome::Unknown,
+            _ => return Err(Malformed.into()),
+        })
+    }
+
+    async fn charge_one(&self, charge: &Charge) -> Result<ChargeOutcome, Failure> {
+        if let Err(misuse) = charge.check() {
+            return Ok(ChargeOutcome::Invalid(misuse));
+        }
+        let args = Args::default()
+            .with(charge.id.bare())
+            .with(charge.actual.0)
+            .session(charge.session.as_deref())
+            .scopes(&charge.scopes);
+        let mut reply = self.run(charge.org, &self.scripts.charge, args).await?;
+        Ok(match reply.text()?.as_str() {
+            "charged" => ChargeOutcome::Charged { balances: reply.balances()? },
+            "done" => ChargeOutcome::AlreadyDone,
+            "invalid" => ChargeOutcome::Invalid(Misuse::AmountOutOfRange),
+            _ => return Err(Malformed.into()),
+        })
+    }
+
+    async fn balances_of(&self, org: OrgId, counters: &[CounterKey]) -> Result<Vec<Balance>, Failure> {
+        let mut balances = Vec::with_capacity(counters.len());
+        for some in counters.chunks(AT_ONCE) {
+            let args = some.iter().fold(Args::default().with(some.len()), |args, counter| {
+                args.with(counter.budget.bare()).with(slot(counter))
+            });
+            balances.extend(self.run(org, &self.scripts.balances, args).await?.balances()?);
+        }
+        Ok(balances)
+    }
+
+    /// Runs a script on many items, some at a time, as part of this process's rebuild when there is one.
+    async fn in_parts<T>(
+        &self,
+        org: OrgId,
+        script: &Script,
+        items: &[T],
+        arg: impl Fn(Args, &T) -> Args,
+    ) -> Result<(), LedgerUnavailable> {
+        for some in items.chunks(AT_ONCE) {
+            let args = some.iter().fold(Args::default().with(some.len()), &arg);
+            let token = self.known.with(org, |of| of.token.clone());
+            self.run_with(org, script, token, args).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The balances are from before the hold.
+fn reserved(reserve: &Reserve, mut balances: Vec<Balance>) -> ReserveOutcome {
+    let mut exceeded = Vec::new();
+    for (index, (balance, scope)) in balances.iter_mut().zip(&reserve.scopes).enumerate() {
+        balance.held = balance.held + reserve.amount;
+        let committed = i128::from(balance.settled.0) + i128::from(balance.held.0);
+        if scope.enforcement == Enforcement::SoftBlock && committed > i128::from(balance.limit.0) {
+            exceeded.push(index);
+        }
+    }
+    ReserveOutcome::Reserved { balances, exceeded }
+}
+
+fn denied(reserve: &Reserve, reply: &mut Reply) -> Result<ReserveOutcome, Malformed> {
+    let scope: usize = reply.number()?;
+    let (why, retry_after_ms) = match reply.text()?.as_str() {
+        "session" => (Why::Session { spend: reply.nanos()? + reply.nanos()? }, None),
+        "velocity" => (Why::Velocity { rate: reply.nanos()? }, Some(reply.number()?)),
+        "budget" => {
+            let (now_ms, _): (i64, String) = (reply.number()?, reply.text()?);
+            let end_ms = reserve.scopes.get(scope).ok_or(Malformed)?.window_end_ms;
+            (Why::Budget, end_ms.map(|end| end - now_ms))
+        }
+        _ => return Err(Malformed),
+    };
+    Ok(ReserveOutcome::Denied { scope, why, balances: reply.balances()?, retry_after_ms })
+}
+
+fn extended(outcome: &str) -> Result<ExtendOutcome, Malformed> {
+    Ok(match outcome {
+        "extended" => ExtendOutcome::Extended,
+        "done" => ExtendOutcome::AlreadyDone,
+        "lapsed" => ExtendOutcome::Lapsed,
+        "unknown" => ExtendOutcome::Unknown,
+        "invalid" => ExtendOutcome::Invalid(Misuse::AmountOutOfRange),
+        other => {
+            let scope = other.strip_prefix("denied:").and_then(|scope| scope.parse().ok());
+            ExtendOutcome::Denied { scope: scope.filter(|n| *n < MAX_SCOPES).ok_or(Malformed)? }
+        }
+    })
+}
+
+#[async_trait]
+impl Ledger for RedisLedger {
+    async fn reserve(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable> {
+        Ok(self.reserve_or_restore(reserve, false).await?)
+    }
+
+    async fn extend(
+        &self,
+        org: OrgId,
+        holds: &[AttemptId],
+        number: u64,
+        lease_ms: i64,
+        add: Nanos,
+    ) -> Result<Vec<ExtendOutcome>, LedgerUnavailable> {
+        if let Err(misuse) = misuse::check_amount(add).and_then(|()| misuse::check_lease(lease_ms)) {
+            return Ok(vec![ExtendOutcome::Invalid(misuse); holds.len()]);
+        }
+        Ok(self.extend_all(org, holds, number, lease_ms, add).await?)
+    }
+
+    async fn settle(
+        &self,
+        org: OrgId,
+        hold: AttemptId,
+        actual: Nanos,
+    ) -> Result<SettleOutcome, LedgerUnavailable> {
+        if let Err(misuse) = misuse::check_amount(actual) {
+            return Ok(SettleOutcome::Invalid(misuse));
+        }
+        Ok(self.settle_one(org, hold, actual).await?)
+    }
+
+    async fn charge(&self, charge: &Charge) -> Result<ChargeOutcome, LedgerUnavailable> {
+        Ok(self.charge_one(charge).await?)
+    }
+
+    async fn balances(&self, org: OrgId, counters: &[CounterKey]) -> Result<Vec<Balance>, LedgerUnavailable> {
+        Ok(self.balances_of(org, counters).await?)
+    }
+
+    async fn apply_limits(&self, org: OrgId, changes: &[LimitChange]) -> Result<(), LedgerUnavailable> {
+        let limit = |change: &LimitChange| change.limit.map_or("-".to_owned(), |limit| limit.0.to_string());
+        self.in_parts(org, &self.scripts.apply_limits, changes, |args, change| {
+            args.with(change.budget.bare()).with(change.revision).with(limit(change))
+        })
+        .await
+    }
+
+    async fn sweep(&self) -> Result<Vec<LapsedHold>, LedgerUnavailable> {
+        Ok(self.sweep_all().await?)
+    }
+
+    async fn load(&self, org: OrgId, settled: &[(CounterKey, Nanos)]) -> Result<(), LedgerUnavailable> {
+        self.in_parts(org, &self.scripts.load, settled, |args, (counter, nanos)| {
+            args.with(counter.budget.bare()).with(slot(counter)).with(rebuild::in_range(*nanos))
+        })
+        .await
+    }
+
+    async fn load_sessions(&self, org: OrgId, sessions: &[SessionSpend]) -> Result<(), LedgerUnavailable> {
+        self.in_parts(org, &self.scripts.load_sessions, sessions, |args, spend| {
+            args.with(spend.budget.bare())
+                .with(spend.generation)
+                .with(&*spend.session)
+                .with(rebuild::in_range(spend.settled))
+                .with(spend.last_used_ms)
+        })
+        .await
+    }
+
+    async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable> {
+        Ok(self.open_holds_of_all().await?)
+    }
+
+    async fn begin_rebuild(&self, org: OrgId) -> Result<bool, LedgerUnavailable> {
+        Ok(self.begin(org).await?)
+    }
+
+    async fn restore(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable> {
+        Ok(self.reserve_or_restore(reserve, true).await?)
+    }
+
+    async fn finish_rebuild(&self, org: OrgId) -> Result<(), LedgerUnavailable> {
+        Ok(self.finish(org).await?)
+    }
+}
