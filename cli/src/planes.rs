@@ -15,7 +15,7 @@ use nullspend_core::{
     ledger::Ledger,
 };
 use nullspend_ext_proc::{DataPlane, Join, Listener, lease::LeaseConfig, report::ReportConfig, spool};
-use nullspend_ledger::MemoryLedger;
+use nullspend_ledger::{MemoryLedger, RedisConfig, RedisLedger};
 use secrecy::SecretString;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -50,10 +50,10 @@ impl Parts {
     /// # Errors
     /// It cannot be used.
     pub fn of(config: &Config) -> anyhow::Result<Self> {
-        if config.redis_url.is_some() {
-            bail!("the Redis ledger is not in this release; unset redis_url (NULLSPEND_REDIS_URL)");
-        }
-        Ok(Self::in_process())
+        let Some(url) = &config.redis_url else { return Ok(Self::in_process()) };
+        let parts = Self::in_process();
+        let ledger = RedisLedger::new(&RedisConfig::new(url.clone()), Arc::clone(&parts.clock))?;
+        Ok(Self { ledger: Arc::new(ledger), ..parts })
     }
 
     /// With the ledger of this process.

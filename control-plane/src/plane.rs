@@ -171,6 +171,14 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Whether the ledger has lost anything, or is new. See [`App::ledger_is_lost`].
+    ///
+    /// # Errors
+    /// When the database or the ledger does not answer.
+    pub async fn ledger_is_lost(&self) -> Result<bool, AppError> {
+        self.app.ledger_is_lost().await
+    }
+
     /// Sets the ledger's counters from the store: after spools were replayed, before the first decision.
     ///
     /// # Errors

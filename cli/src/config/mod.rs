@@ -411,8 +411,7 @@ fn redis_url(text: String) -> Result<Option<SecretString>, ConfigError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let known =
-        ["redis://", "rediss://", "redis+unix://", "unix://", "redis-sentinel://", "redis-cluster://"];
+    let known = ["redis://", "rediss://", "redis+unix://"];
     if !known.iter().any(|scheme| text.starts_with(scheme)) {
         // The text is not shown: it may be a password in the wrong place.
         let reason = format!("must begin with one of {}", known.join(" "));

@@ -154,8 +154,16 @@ impl Running {
         let mut serving = Serving::default();
         serving.internal(&control_plane, &socket("internal"), None).await?;
         let data_plane = planes::data_plane(config, &paths.spool(), parts, &socket("internal"))?;
-        data_plane.recover(RECOVERY).await.context("recover the last run's calls")?;
+        // A ledger that outlived the last run hears of its costs; a lost one is filled from the database, once that has
+        // them.
+        let lost = control_plane.ledger_is_lost().await.context("ask the ledger what it still has")?;
+        if lost {
+            data_plane.recover(RECOVERY).await.context("recover the last run's calls")?;
+        }
         control_plane.load_ledger().await.context("load the ledger from the database")?;
+        if !lost {
+            data_plane.resume().context("resume the last run's calls")?;
+        }
         if !data_plane.wait_for_policy(FIRST_POLICY).await {
             bail!("the data plane received no policy within {FIRST_POLICY:?}");
         }

@@ -1,5 +1,7 @@
 //! What happens once, before the first call is served.
 
+use std::collections::HashMap;
+
 use nullspend_core::{
     id::{KeyId, OrgId, UserId},
     ledger::{CounterKey, LimitChange, SESSION_IDLE_MS, SessionSpend},
@@ -13,7 +15,7 @@ use super::{
     keys::API_VERSION,
     secret::{NewSecret, hash_key},
 };
-use crate::store::{Founding, KeyRecord};
+use crate::store::{BudgetRecord, Founding, KeyRecord};
 
 /// Deletions and ended windows this recent may still matter to a data plane that was away.
 const RECENT_MS: i64 = 7 * 24 * 60 * 60 * 1000;
@@ -87,40 +89,46 @@ impl App {
         Ok(Some(Bootstrap { org, user, owner_key: owner.raw, agent_key: agent.raw }))
     }
 
-    /// Fills an empty ledger from the store: limits first, then settled spend, then that of sessions. The spool must have been replayed into
-    /// the store before (design §5 Start).
+    /// Whether the ledger has lost any organisation's books, or never had them.
+    ///
+    /// # Errors
+    /// When the store or the ledger does not answer.
+    pub async fn ledger_is_lost(&self) -> Result<bool, AppError> {
+        let mut lost = false;
+        for org in self.store.org_ids().await? {
+            lost |= self.ledger.begin_rebuild(org).await?;
+        }
+        Ok(lost)
+    }
+
+    /// Fills the ledger from the store, where it does not have an organisation's books whole: limits first, then settled
+    /// spend, then that of sessions. The spool must have been replayed into the store before (design §5 Start).
     ///
     /// # Errors
     /// When the store or the ledger does not answer.
     pub async fn load_ledger(&self) -> Result<(), AppError> {
         let now_ms = self.clock.now_ms();
-        let limits = self.store.limits(now_ms - RECENT_MS).await?;
-        for of_org in limits.chunk_by(|(a, _), (b, _)| a.rule.org == b.rule.org) {
-            let changes: Vec<LimitChange> = of_org
-                .iter()
-                .map(|(budget, live)| LimitChange {
-                    budget: budget.rule.budget,
-                    revision: budget.rule.revision,
-                    limit: live.then_some(budget.rule.limit),
-                })
-                .collect();
-            if let Some((budget, _)) = of_org.first() {
-                self.ledger.apply_limits(budget.rule.org, &changes).await?;
-            }
+        let mut limits: HashMap<OrgId, Vec<LimitChange>> = HashMap::new();
+        for (BudgetRecord { rule, .. }, live) in self.store.limits(now_ms - RECENT_MS).await? {
+            let (budget, revision, limit) = (rule.budget, rule.revision, live.then_some(rule.limit));
+            limits.entry(rule.org).or_default().push(LimitChange { budget, revision, limit });
         }
-        let settled = self.store.settled_windows(now_ms - ENDED_MS).await?;
-        for of_org in settled.chunk_by(|(a, ..), (b, ..)| a == b) {
-            let counters: Vec<(CounterKey, Nanos)> =
-                of_org.iter().map(|(_, counter, nanos)| (*counter, *nanos)).collect();
-            if let Some((org, ..)) = of_org.first() {
-                self.ledger.load(*org, &counters).await?;
-            }
+        let mut settled: HashMap<OrgId, Vec<(CounterKey, Nanos)>> = HashMap::new();
+        for (org, counter, nanos) in self.store.settled_windows(now_ms - ENDED_MS).await? {
+            settled.entry(org).or_default().push((counter, nanos));
         }
-        let sessions = self.store.session_spends(now_ms - SESSION_IDLE_MS).await?;
-        for of_org in sessions.chunk_by(|(a, _), (b, _)| a == b) {
-            let spends: Vec<SessionSpend> = of_org.iter().map(|(_, spend)| spend.clone()).collect();
-            if let Some((org, _)) = of_org.first() {
-                self.ledger.load_sessions(*org, &spends).await?;
+        let mut sessions: HashMap<OrgId, Vec<SessionSpend>> = HashMap::new();
+        for (org, spend) in self.store.session_spends(now_ms - SESSION_IDLE_MS).await? {
+            sessions.entry(org).or_default().push(spend);
+        }
+        for org in self.store.org_ids().await? {
+            let lost = self.ledger.begin_rebuild(org).await?;
+            self.ledger.apply_limits(org, &limits.remove(&org).unwrap_or_default()).await?;
+            // What a ledger still has is newer than what the store was told.
+            if lost {
+                self.ledger.load(org, &settled.remove(&org).unwrap_or_default()).await?;
+                self.ledger.load_sessions(org, &sessions.remove(&org).unwrap_or_default()).await?;
+                self.ledger.finish_rebuild(org).await?;
             }
         }
         Ok(())

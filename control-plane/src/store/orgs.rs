@@ -75,6 +75,18 @@ impl Store {
         Ok(!founded)
     }
 
+    /// Every organisation.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn org_ids(&self) -> Result<Vec<OrgId>, StoreError> {
+        const OP: &str = "list organisations";
+        let ids: Vec<String> = on_pool!(read self.pool, |c, Db| {
+            sqlx::query_scalar("SELECT id FROM organisations ORDER BY id").fetch_all(c).await.during(OP)?
+        });
+        ids.iter().map(|id| Reader(OP).id("id", id)).collect()
+    }
+
     /// Adds an organisation with its owner, who may be new.
     ///
     /// # Errors
