@@ -59,7 +59,7 @@ fn vectors(file: &str) -> usize {
 #[test]
 fn usage_vectors() {
     assert_eq!(vectors("usage_vectors.jsonl"), 70);
-    assert_eq!(vectors("more_vectors.jsonl"), 712);
+    assert_eq!(vectors("more_vectors.jsonl"), 713);
 }
 
 fn check_transcript(case: &Value, record: &Record, metered: &Metered) {

@@ -1,6 +1,8 @@
 //! Reserve + settle on a Redis server of its own over a unix socket, five scopes each: one after the other, and 64 at
 //! once over the one connection.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a bench fails by panicking")]
+
 #[path = "../tests/support/mod.rs"]
 mod support;
 

@@ -1,5 +1,7 @@
 //! What the ledger in Redis has lost is noticed before anything is decided on what is left.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod support;
 
 use std::{sync::Arc, time::Duration};

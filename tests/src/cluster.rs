@@ -7,11 +7,14 @@ use std::{
     process::Stdio,
 };
 
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper_util::rt::TokioIo;
 use nullspend_core::id::{Ids, RandomIds};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
     process::{Child, Command},
 };
@@ -130,7 +133,7 @@ impl Cluster {
     /// Adds a data plane with its Envoy and waits until it is ready.
     async fn add_node(&mut self, number: usize) {
         let place = self.directory.path().join(format!("node{number}"));
-        fs::create_dir(&place).expect("a directory");
+        fs::create_dir_all(place.join("data/run")).expect("a directory");
         let plane = program::start("ext-proc", &place, &self.env);
         let envoy = self.start_envoy(&place).await;
         let url = ingress(&place.join("data/run/envoy.sock")).await;
@@ -226,12 +229,13 @@ async fn ingress(admin: &Path) -> String {
 
 /// The body of a 200 from a unix socket.
 async fn get(socket: &Path, path: &str) -> Option<String> {
-    let mut stream = UnixStream::connect(socket).await.ok()?;
-    let request = format!("GET {path} HTTP/1.0\r\nhost: x\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.split_whitespace().nth(1).filter(|status| *status == "200")?;
-    Some(body.to_owned())
+    let stream = TokioIo::new(UnixStream::connect(socket).await.ok()?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.ok()?;
+    let driving = tokio::spawn(connection);
+    let request = Request::get(path).header("host", "x").body(Empty::<Bytes>::new()).ok()?;
+    let answer = sender.send_request(request).await.ok()?;
+    let found = answer.status() == StatusCode::OK;
+    let body = answer.into_body().collect().await.ok()?.to_bytes();
+    driving.abort();
+    found.then(|| String::from_utf8_lossy(&body).into_owned())
 }

@@ -1,16 +1,16 @@
 //! Several data planes on one Redis: one set of budgets, whoever dies.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use http::Method;
 use nullspend_e2e::{
     cluster::Cluster,
-    console::{Agent, Console, eventually, nanos},
+    console::{Agent, Console, nanos},
     http::Http,
     provider::State,
 };
 use serde_json::{Value, json};
-use tokio::{sync::Barrier, time::Instant};
+use tokio::sync::Barrier;
 
 use crate::{CHAT, MESSAGES, request, sum_nanos};
 
@@ -63,7 +63,7 @@ async fn two_nodes_spend_one_dollar_together_and_no_more() {
         cluster.provider.wait_until(|calls| calls.iter().all(|call| call.state == State::Finished)).await;
     let billed = cluster.provider.billed_nanos();
     assert_eq!(calls.len(), passed);
-    assert!(billed <= DOLLAR && billed >= DOLLAR / 10 * 7, "the provider billed {billed} of {DOLLAR}");
+    assert!((DOLLAR / 10 * 7..=DOLLAR).contains(&billed), "the provider billed {billed} of {DOLLAR}");
     let spent = nanos(&first.wait_no_holds(&budget).await["spendNanodollars"]);
     let events = first.wait_events(passed).await;
     assert_eq!((spent, sum_nanos(&events)), (billed, billed));
@@ -102,30 +102,6 @@ async fn another_node_ends_the_calls_of_one_that_died_and_the_dead_one_adds_noth
 }
 
 #[tokio::test]
-async fn nodes_go_on_without_a_control_plane_and_a_restarted_one_too() {
-    let mut cluster = Cluster::start(2).await;
-    let consoles: Vec<Console> = cluster.nodes.iter().map(|node| node.console.clone()).collect();
-    let agent = consoles[0].agent().await;
-    let budget = consoles[0].limit_key(&agent, 100_000_000).await;
-    for console in &consoles {
-        let _ = console.call(&agent.key, CHAT, request(CHAT, "hello", true)).await.expect_status(200);
-    }
-    consoles[0].wait_events(2).await;
-    cluster.kill9_control().await;
-    for console in &consoles {
-        let _ = console.call(&agent.key, CHAT, request(CHAT, "hello", false)).await.expect_status(200);
-    }
-    cluster.kill9_node(1).await;
-    cluster.restart_node(1).await;
-    let _ = consoles[1].call(&agent.key, MESSAGES, request(MESSAGES, "hello", true)).await.expect_status(200);
-    cluster.restart_control().await;
-    let events = consoles[0].wait_events(5).await;
-    assert_eq!(sum_nanos(&events), cluster.provider.billed_nanos());
-    let spent = nanos(&consoles[1].wait_no_holds(&budget).await["spendNanodollars"]);
-    assert_eq!(spent, cluster.provider.billed_nanos());
-}
-
-#[tokio::test]
 async fn a_change_binds_every_node_and_a_revoked_key_ends_everywhere() {
     let cluster = Cluster::start(2).await;
     let consoles: Vec<Console> = cluster.nodes.iter().map(|node| node.console.clone()).collect();
@@ -145,56 +121,4 @@ async fn a_change_binds_every_node_and_a_revoked_key_ends_everywhere() {
         let refused = console.call(&agent.key, CHAT, request(CHAT, "hello", false)).await;
         assert_eq!(refused.status.as_u16(), 401);
     }
-}
-
-#[tokio::test]
-async fn a_silent_redis_fails_closed_and_fast_and_is_used_again_when_it_speaks() {
-    let cluster = Cluster::start(1).await;
-    let console = &cluster.nodes[0].console;
-    let (agent, free) = (console.agent().await, console.agent().await);
-    let budget = console.limit_key(&agent, 100_000_000).await;
-    let _ = console.call(&agent.key, CHAT, request(CHAT, "hello", false)).await.expect_status(200);
-    console.wait_events(1).await;
-    cluster.redis.pause();
-    for _ in 0..3 {
-        let asked = Instant::now();
-        let refused = console.call(&agent.key, CHAT, request(CHAT, "hello", false)).await.expect_status(503);
-        assert_eq!(refused.code(), "budget_unavailable");
-        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-    }
-    let _ = console.call(&free.key, CHAT, request(CHAT, "hello", false)).await.expect_status(200);
-    cluster.redis.go_on();
-    eventually("a call that passes again", async || {
-        let reply = console.call(&agent.key, CHAT, request(CHAT, "hello", false)).await;
-        (reply.status.as_u16() == 200).then_some(())
-    })
-    .await;
-    let events = console.wait_events(3).await;
-    let spent = nanos(&console.wait_no_holds(&budget).await["spendNanodollars"]);
-    let of_agent = events.iter().filter(|event| event["apiKeyId"] == agent.id.as_str()).cloned().collect::<Vec<_>>();
-    assert_eq!(spent, sum_nanos(&of_agent));
-}
-
-#[tokio::test]
-async fn a_flushed_redis_is_rebuilt_before_the_next_decision() {
-    let cluster = Cluster::start(2).await;
-    let consoles: Vec<Console> = cluster.nodes.iter().map(|node| node.console.clone()).collect();
-    let agent = consoles[0].agent().await;
-    let budget = consoles[0].limit_key(&agent, 1_000_000).await;
-    for number in 0..4 {
-        let _ = consoles[number % 2].call(&agent.key, CHAT, request(CHAT, "hello", false)).await.expect_status(200);
-    }
-    let events = consoles[0].wait_events(4).await;
-    assert_eq!(cluster.redis.command(&["FLUSHALL", "SYNC"]).await, "OK");
-    for console in &consoles {
-        eventually("a call that passes again", async || {
-            let reply = console.call(&agent.key, CHAT, request(CHAT, "hello", false)).await;
-            (reply.status.as_u16() == 200).then_some(())
-        })
-        .await;
-    }
-    let all = consoles[0].wait_events(6).await;
-    let spent = nanos(&consoles[0].wait_no_holds(&budget).await["spendNanodollars"]);
-    assert_eq!(spent, sum_nanos(&all), "what was spent before the loss counts");
-    assert!(sum_nanos(&events) > 0 && spent == cluster.provider.billed_nanos());
 }

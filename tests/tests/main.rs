@@ -4,6 +4,7 @@
 mod bad_input;
 mod budgets;
 mod catalogue;
+mod cluster;
 mod crowd;
 mod endings;
 mod grpc;

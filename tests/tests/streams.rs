@@ -128,13 +128,13 @@ async fn a_stream_killed_in_the_middle_is_charged_all_that_was_held_for_it() {
 async fn the_official_sdks_read_a_cut_stream_to_its_end() {
     let stack = Stack::start().await;
     for (mut program, scenario, microdollars) in [
-        (python("openai_sdk.py"), "cut_chat", 1_500),
-        (python("openai_sdk.py"), "cut_responses", 1_500),
-        (python("openai_sdk.py"), "cut_responses_helper", 1_500),
+        (python("sdk/python/openai_sdk.py"), "cut_chat", 1_500),
+        (python("sdk/python/openai_sdk.py"), "cut_responses", 1_500),
+        (python("sdk/python/openai_sdk.py"), "cut_responses_helper", 1_500),
         (node("openai_sdk.mjs"), "cutChat", 1_500),
         (node("openai_sdk.mjs"), "cutResponses", 1_500),
-        (python("anthropic_sdk.py"), "cut_helper", 15_000),
-        (python("anthropic_sdk.py"), "cut_events", 15_000),
+        (python("sdk/python/anthropic_sdk.py"), "cut_helper", 15_000),
+        (python("sdk/python/anthropic_sdk.py"), "cut_events", 15_000),
         (node("anthropic_sdk.mjs"), "cutHelper", 15_000),
     ] {
         let (agent, budget) = agent(&stack, microdollars).await;

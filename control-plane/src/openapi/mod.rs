@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(event["properties"]["costNanodollars"]["type"], "string");
         assert_eq!(event["properties"]["costMicrodollars"], json!({ "type": "integer", "format": "int64" }));
         assert_eq!(event["properties"]["traceId"]["type"], json!(["string", "null"]));
-        assert_eq!(event["properties"]["source"]["enum"], json!(["proxy", "api", "mcp", null]));
+        assert_eq!(event["properties"]["source"]["enum"], json!(["proxy", "api", "mcp", "adjustment", null]));
         let create = &document["components"]["schemas"]["CreateKeyRequest"];
         assert_eq!(create["required"], json!(["name"]));
         assert_eq!(create["properties"]["name"]["description"], "1 to 50 characters after trimming.");

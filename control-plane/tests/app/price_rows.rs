@@ -67,8 +67,9 @@ async fn lists_are_paged_newest_first_and_the_catalogue_comes_last() {
     let shared = world.app.create_price(&world.owner, global).await.unwrap().row.id.to_string();
     let of = async |filter| listed(&world, &world.owner, filter).await;
     let all = PriceFilter::default;
-    assert_eq!(of(all()).await, [&[shared.clone()], own.as_slice()].concat());
-    assert_eq!(of(PriceFilter { scope: Some(PriceScope::Global), ..all() }).await, [shared.clone()]);
+    let newest_first: Vec<&String> = std::iter::once(&shared).chain(&own).collect();
+    assert_eq!(of(all()).await.iter().collect::<Vec<_>>(), newest_first);
+    assert_eq!(of(PriceFilter { scope: Some(PriceScope::Global), ..all() }).await, [shared.as_str()]);
     assert_eq!(
         of(PriceFilter { model: Some("house-1".to_owned()), ..all() }).await,
         [shared, own[2].clone()]

@@ -25,6 +25,7 @@ pub async fn the_first_organisation_is_founded_once(world: World) {
         now_ms: NOW,
     };
     assert!(!world.store.found(&again).await.unwrap());
+    assert_eq!(world.store.org_ids().await.unwrap(), [founded.org]);
     assert_eq!(world.store.member_role(founded.org, founded.user).await.unwrap(), Some(Role::Owner));
     assert_eq!(world.store.member_role(again.org, founded.user).await.unwrap(), None);
     world.store.ping().await.unwrap();

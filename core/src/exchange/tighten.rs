@@ -10,10 +10,12 @@ use super::{
     admit::{Admitted, Reserving, Verdict},
 };
 use crate::{
-    bound::bound,
+    bound::{bound, bound_of_output},
     ledger::{Balance, LedgerUnavailable, ReserveOutcome, Why},
     money::Nanos,
     policy::{BudgetRule, Enforcement},
+    price::Priced,
+    request::RequestView,
     tokenizer::{self, Encoding},
     usage::Vendor,
 };
@@ -33,8 +35,8 @@ impl Tightening {
     /// Counts the text of the call's body, which takes too long for an async thread. Then either the hold is lower and
     /// wants to be reserved again, or the denial stands.
     #[must_use]
-    pub fn count(self: Box<Self>, body: &[u8], now: Moment) -> Verdict {
-        let Self { mut reserving, denied, encoding } = *self;
+    pub fn count(self, body: &[u8], now: Moment) -> Verdict {
+        let Self { mut reserving, denied, encoding } = self;
         if reserving.admitted.tighten(body, encoding) {
             Verdict::Lowered(reserving)
         } else {
@@ -94,8 +96,14 @@ impl Admitted {
         least.counted_off = least.body_bytes;
         if clamps {
             least.max_output = Some(0);
+            return bound(price, &least).cost <= room;
         }
-        bound(price, &least).cost <= room
+        self.hold_of(price, &least) <= room
+    }
+
+    /// What `view` is held at: all of its bound, or its first slice.
+    fn hold_of(&self, price: &Priced, view: &RequestView) -> Nanos {
+        self.paid.map_or_else(|| bound(price, view), |tokens| bound_of_output(price, view, tokens)).cost
     }
 
     /// Takes the counted text for its bytes in the bound; whether that lowers the hold.
@@ -104,9 +112,10 @@ impl Admitted {
         let Some(price) = &self.price else { return false };
         self.view.count_texts(body, encoding);
         let tight = bound(price, &self.view);
-        let lower = tight.cost < self.hold;
+        let hold = self.hold_of(price, &self.view);
+        let lower = hold < self.hold;
         if lower {
-            (self.hold, self.bound) = (tight.cost, Some(tight));
+            (self.hold, self.bound) = (hold, Some(tight));
         }
         lower
     }

@@ -15,7 +15,7 @@ pub fn add_price_call(provider: &str, model: &str) -> Value {
 pub fn how_to_add(provider: &str, model: &str) -> String {
     let body = &add_price_call(provider, model)["body"];
     format!(
-        "an administrator adds a price with POST /api/prices {body}, or by gRPC: grpcurl -plaintext -H \
+        "have an administrator add a price: POST /api/prices {body}, or by gRPC: grpcurl -plaintext -H \
          'x-nullspend-key: <key>' -d '{body}' <host:port> nullspend.v1.PriceService/CreatePrice"
     )
 }

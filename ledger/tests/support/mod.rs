@@ -1,6 +1,7 @@
 //! A Redis server for one test binary, or for one test, and ledgers on it.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 use std::{
     os::unix::net::UnixStream,

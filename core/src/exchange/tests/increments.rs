@@ -255,7 +255,9 @@ fn what_does_not_even_fit_a_slice_is_clamped_where_that_is_allowed() {
     let left = Balance { limit: slice - Nanos(1), settled: Nanos::ZERO, held: Nanos::ZERO };
     let denied =
         ReserveOutcome::Denied { scope: 0, why: Why::Budget, balances: vec![left], retry_after_ms: None };
-    let Verdict::Clamped(stage) = stage.reserved(Ok(denied), NOW) else { panic!("not clamped") };
+    let Verdict::Tighten(counting) = stage.reserved(Ok(denied), NOW) else { panic!("not counted first") };
+    // A text that cannot be counted leaves the loose bound.
+    let Verdict::Lowered(stage) = counting.count(&[0xff], NOW) else { panic!("not clamped") };
     let outcome = ReserveOutcome::Reserved { balances: vec![left], exceeded: vec![] };
     let Verdict::Open(opening) = stage.reserved(Ok(outcome), NOW) else { panic!("not open") };
     let (forward, mut forwarded) = opening.opened(body.to_string().into_bytes(), NOW);

@@ -160,7 +160,7 @@ fn text_that_is_as_dear_as_its_bytes_keeps_its_denial() {
 #[test]
 fn counting_comes_before_clamping_so_that_the_caller_loses_no_output() {
     let body = body("gpt-4o-mini", &json!({"max_tokens": 1000}));
-    let stage = reserving(admit(policy(OutputPolicy { clamp: true }), CHAT, &body));
+    let stage = reserving(admit(policy(OutputPolicy { clamp: true, incremental: false }), CHAT, &body));
     let left = held(&stage).0 / 3;
     let tight = lowered(tightening(denied(stage, left)).count(&body, NOW));
     assert!(held(&tight).0 > left, "counting is not enough");
