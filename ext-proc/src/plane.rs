@@ -329,7 +329,9 @@ impl DataPlane {
     pub(crate) async fn reserve(&self, reserving: &Reserving) -> Result<ReserveOutcome, LedgerUnavailable> {
         let reserve = reserving.reserve(self.settings.lease_ms, convert::stub_bytes);
         let waited = tokio::time::timeout(LEDGER_WAIT, self.ledger.reserve(&reserve)).await;
-        waited.unwrap_or_else(|_| Err(LedgerUnavailable(format!("no answer within {LEDGER_WAIT:?}"))))
+        waited.unwrap_or_else(|_| {
+            Err(LedgerUnavailable::unanswered(format!("no answer within {LEDGER_WAIT:?}")))
+        })
     }
 
     /// Takes more out of the budgets for a call under way, in bounded time.

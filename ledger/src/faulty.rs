@@ -10,7 +10,7 @@ use nullspend_core::{
     id::{AttemptId, OrgId},
     ledger::{
         Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, Ledger, LedgerUnavailable,
-        LimitChange, OpenHolds, Reserve, ReserveOutcome, SessionSpend, SettleOutcome,
+        LimitChange, OpenHolds, Reserve, ReserveOutcome, Restored, SessionSpend, SettleOutcome,
     },
     money::Nanos,
 };
@@ -63,11 +63,11 @@ impl<L: Ledger + ?Sized> Faulty<L> {
     {
         let fault = self.draw();
         if fault == Fault::RequestLost {
-            return Err(LedgerUnavailable("request lost".to_owned()));
+            return Err(LedgerUnavailable::unanswered("request lost"));
         }
         let answer = call().await;
         match fault {
-            Fault::ReplyLost => Err(LedgerUnavailable("reply lost".to_owned())),
+            Fault::ReplyLost => Err(LedgerUnavailable::unanswered("reply lost")),
             Fault::Repeated => call().await.and(answer),
             _ => answer,
         }
@@ -128,12 +128,24 @@ impl<L: Ledger + ?Sized> Ledger for Faulty<L> {
         self.call(|| self.inner.begin_rebuild(org)).await
     }
 
-    async fn restore(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable> {
-        self.call(|| self.inner.restore(reserve)).await
+    async fn restore(&self, reserve: &Reserve, as_a: Restored) -> Result<ReserveOutcome, LedgerUnavailable> {
+        self.call(|| self.inner.restore(reserve, as_a)).await
+    }
+
+    async fn restore_done(&self, org: OrgId, ids: &[AttemptId]) -> Result<(), LedgerUnavailable> {
+        self.call(|| self.inner.restore_done(org, ids)).await
     }
 
     async fn finish_rebuild(&self, org: OrgId) -> Result<(), LedgerUnavailable> {
         self.call(|| self.inner.finish_rebuild(org)).await
+    }
+
+    async fn is_lost(&self, org: OrgId) -> Result<bool, LedgerUnavailable> {
+        self.call(|| self.inner.is_lost(org)).await
+    }
+
+    async fn give_up(&self, org: OrgId) -> Result<(), LedgerUnavailable> {
+        self.call(|| self.inner.give_up(org)).await
     }
 
     async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable> {

@@ -12,7 +12,8 @@ use nullspend_core::{
     id::{AttemptId, OrgId},
     ledger::{
         Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, Ledger, LedgerUnavailable,
-        LimitChange, OpenHolds, Reserve, ReserveOutcome, SessionSpend, SettleOutcome, law::State,
+        LimitChange, OpenHolds, Reserve, ReserveOutcome, Restored, SessionSpend, SettleOutcome, Silence,
+        law::State,
     },
     money::Nanos,
 };
@@ -93,7 +94,8 @@ fn lock(state: &Mutex<State>) -> Result<MutexGuard<'_, State>, LedgerUnavailable
 
 /// A panic inside the law may have left money half moved: deny rather than guess (fail closed).
 fn poisoned() -> LedgerUnavailable {
-    LedgerUnavailable("an operation on this organisation's ledger panicked; restart to rebuild it".to_owned())
+    let cause = "an operation on this organisation's ledger panicked; restart to rebuild it".to_owned();
+    LedgerUnavailable { silence: Silence::Unanswered, cause }
 }
 
 #[async_trait]
@@ -158,12 +160,25 @@ impl Ledger for MemoryLedger {
         Ok(true)
     }
 
-    async fn restore(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable> {
-        self.with(reserve.org, |state, now_ms| state.restore(now_ms, reserve))
+    async fn restore(&self, reserve: &Reserve, as_a: Restored) -> Result<ReserveOutcome, LedgerUnavailable> {
+        self.with(reserve.org, |state, now_ms| state.restore(now_ms, reserve, as_a))
+    }
+
+    async fn restore_done(&self, org: OrgId, ids: &[AttemptId]) -> Result<(), LedgerUnavailable> {
+        self.with(org, |state, now_ms| state.restore_done(now_ms, ids))
     }
 
     async fn finish_rebuild(&self, _: OrgId) -> Result<(), LedgerUnavailable> {
         Ok(())
+    }
+
+    async fn is_lost(&self, _: OrgId) -> Result<bool, LedgerUnavailable> {
+        Ok(false)
+    }
+
+    async fn give_up(&self, _: OrgId) -> Result<(), LedgerUnavailable> {
+        let cause = "the ledger of one process is rebuilt by restarting it".to_owned();
+        Err(LedgerUnavailable { silence: Silence::NotAsked, cause })
     }
 
     async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable> {

@@ -9,7 +9,10 @@ use std::{sync::Arc, time::Duration};
 use nullspend_core::{
     clock::{ManualClock, SystemClock},
     id::{AttemptId, BudgetId},
-    ledger::{Balance, CounterKey, Ledger, LimitChange, Reserve, ReserveOutcome, Scope, SettleOutcome},
+    ledger::{
+        Balance, CounterKey, Ledger, LimitChange, Reserve, ReserveOutcome, Restored, Scope, SettleOutcome,
+        Silence,
+    },
     money::Nanos,
     policy::Enforcement,
 };
@@ -58,8 +61,10 @@ async fn reserves(ledger: &RedisLedger, n: u128, amount: i64) -> bool {
 
 /// That nothing is decided, for the reason that the books are lost.
 async fn refuses(ledger: &RedisLedger) {
-    let refused = ledger.reserve(&reserve_of(99, 1)).await.unwrap_err().to_string();
-    assert!(refused.contains("wait for a rebuild"), "{refused}");
+    let refused = ledger.reserve(&reserve_of(99, 1)).await.unwrap_err();
+    assert!(refused.to_string().contains("wait for a rebuild"), "{refused}");
+    assert_eq!(refused.silence, Silence::Lost);
+    assert!(ledger.is_lost(org(1)).await.unwrap());
     assert!(ledger.balances(org(1), &[scope(100).counter]).await.is_err());
 }
 
@@ -95,9 +100,12 @@ async fn a_flush_is_noticed_and_a_rebuild_puts_back_what_was_spent_and_held() {
     ledger.apply_limits(org(1), &[change]).await.unwrap();
     ledger.load(org(1), &[(scope(100).counter, Nanos(35))]).await.unwrap();
     // More than the limit leaves, as when spend was charged meanwhile: what is held is held.
-    let restored = ledger.restore(&reserve_of(1, 70)).await.unwrap();
+    let restored = ledger.restore(&reserve_of(1, 70), Restored::Held).await.unwrap();
     assert!(matches!(restored, ReserveOutcome::Reserved { .. }), "{restored:?}");
-    assert_eq!(ledger.restore(&reserve_of(1, 70)).await.unwrap(), ReserveOutcome::AlreadyDone);
+    assert_eq!(
+        ledger.restore(&reserve_of(1, 70), Restored::Held).await.unwrap(),
+        ReserveOutcome::AlreadyDone
+    );
     refuses(&ledger).await;
     ledger.finish_rebuild(org(1)).await.unwrap();
 
@@ -108,6 +116,21 @@ async fn a_flush_is_noticed_and_a_rebuild_puts_back_what_was_spent_and_held() {
     assert_eq!(settled, SettleOutcome::Settled { over_by: Nanos::ZERO });
     let unknown = other.settle(org(1), AttemptId(Uuid::from_u128(2)), Nanos(5)).await.unwrap();
     assert_eq!(unknown, SettleOutcome::Unknown, "nobody restored it");
+}
+
+#[tokio::test]
+async fn books_that_an_operator_gives_up_are_lost_to_everybody() {
+    let server = Server::start(&[]);
+    let (ledger, other) = (ledger(&server), ledger(&server));
+    open(&ledger, org(1)).await;
+    assert!(reserves(&other, 1, 60).await);
+    assert!(!ledger.is_lost(org(1)).await.unwrap());
+    ledger.give_up(org(1)).await.unwrap();
+    ledger.give_up(org(1)).await.unwrap();
+    refuses(&ledger).await;
+    refuses(&other).await;
+    open(&ledger, org(1)).await;
+    assert!(reserves(&other, 1, 100).await, "nothing of the old books is left");
 }
 
 #[tokio::test]
@@ -232,10 +255,11 @@ async fn a_server_that_does_not_answer_is_told_in_time_and_left_alone_for_a_whil
     for _ in 0..3 {
         let waited =
             tokio::time::timeout(Duration::from_millis(250), ledger.reserve(&reserve_of(1, 1))).await;
-        assert!(waited.expect("an answer in time").is_err());
+        assert_eq!(waited.expect("an answer in time").unwrap_err().silence, Silence::Unanswered);
     }
-    let refused = ledger.reserve(&reserve_of(1, 1)).await.unwrap_err().to_string();
-    assert!(refused.contains("asked again soon"), "{refused}");
+    let refused = ledger.reserve(&reserve_of(1, 1)).await.unwrap_err();
+    assert!(refused.to_string().contains("asked again soon"), "{refused}");
+    assert_eq!(refused.silence, Silence::NotAsked);
     server.signal("CONT");
     assert!(patient.sweep().await.is_ok());
     assert!(ledger.reserve(&reserve_of(1, 1)).await.is_err(), "the breaker is open until its time");

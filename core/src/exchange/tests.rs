@@ -303,7 +303,7 @@ fn a_ledger_that_cannot_decide_fails_closed() {
     let mut policy = policy_with(identity());
     policy.put_budget(budget(Enforcement::StrictBlock));
     let stage = reserving(admit(policy.clone(), CHAT, &chat(false)));
-    let Verdict::Answer(answered) = stage.reserved(Err(LedgerUnavailable("gone".into())), NOW) else {
+    let Verdict::Answer(answered) = stage.reserved(Err(LedgerUnavailable::unanswered("gone")), NOW) else {
         panic!()
     };
     assert_eq!(code(&answered), (503, "budget_unavailable"));

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::{
     Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, LimitChange, Misuse, OpenHolds,
-    Reserve, ReserveOutcome, Scope, SessionSpend, SettleOutcome, Why,
+    Reserve, ReserveOutcome, Restored, Scope, SessionSpend, SettleOutcome, Why,
     books::{Books, SessionKey, Spender, Taken},
     by_id::ById,
     counter::Counter,
@@ -184,8 +184,9 @@ impl State {
         None
     }
 
-    /// Holds again what an owner still holds, whatever limits and windows say. See [`super::Ledger::restore`].
-    pub fn restore(&mut self, now_ms: i64, reserve: &Reserve) -> ReserveOutcome {
+    /// Puts back what an owner still holds, or what lapsed under it, whatever limits and windows say. See
+    /// [`super::Ledger::restore`].
+    pub fn restore(&mut self, now_ms: i64, reserve: &Reserve, as_a: Restored) -> ReserveOutcome {
         self.tick(now_ms);
         if let Err(misuse) = reserve.check() {
             return ReserveOutcome::Invalid(misuse);
@@ -199,28 +200,50 @@ impl State {
             (scope.enforcement == Enforcement::SoftBlock && !fit[index]).then_some(index)
         };
         let exceeded = reserve.scopes.iter().enumerate().filter_map(soft).collect();
-        self.hold(reserve, &mut balances);
+        match as_a {
+            Restored::Held => self.hold(reserve, &mut balances),
+            Restored::Lapsed => self.lapse_again(reserve),
+        }
         ReserveOutcome::Reserved { balances, exceeded }
+    }
+
+    /// Remembers a lapse whose amount the counters have.
+    fn lapse_again(&mut self, reserve: &Reserve) {
+        let took = self.took(reserve, Nanos::ZERO);
+        self.lapsed.insert(reserve.hold, Lapse { took, charged: reserve.amount });
+    }
+
+    /// Remembers ids whose cost the counters have. See [`super::Ledger::restore_done`].
+    pub fn restore_done(&mut self, now_ms: i64, ids: &[AttemptId]) {
+        self.tick(now_ms);
+        for id in ids {
+            self.done.insert(*id, self.now_ms);
+        }
     }
 
     /// Holds what was found to fit, and brings the balances up to date.
     fn hold(&mut self, reserve: &Reserve, balances: &mut [Balance]) {
-        let now_ms = self.now_ms;
-        let by = Spender { session: reserve.session.as_ref(), since_ms: now_ms, now_ms };
-        let from = reserve.scopes.iter().zip(balances).map(|(scope, balance)| {
+        let took = self.took(reserve, reserve.amount);
+        for balance in balances {
             balance.held = balance.held + reserve.amount;
-            self.books.hold(scope, by, reserve.amount)
-        });
-        let took = Took { from: from.collect(), session: reserve.session.clone(), since_ms: now_ms };
+        }
         let hold = Hold {
             took,
             finalize: reserve.finalize,
             amount: reserve.amount,
-            lease_end_ms: now_ms.saturating_add(reserve.lease_ms),
+            lease_end_ms: self.now_ms.saturating_add(reserve.lease_ms),
             extension: 0,
             stub: reserve.stub.clone(),
         };
         self.open.insert(reserve.hold, hold);
+    }
+
+    /// Takes an amount out of every scope of a call.
+    fn took(&mut self, reserve: &Reserve, amount: Nanos) -> Took {
+        let now_ms = self.now_ms;
+        let by = Spender { session: reserve.session.as_ref(), since_ms: now_ms, now_ms };
+        let from = reserve.scopes.iter().map(|scope| self.books.hold(scope, by, amount));
+        Took { from: from.collect(), session: reserve.session.clone(), since_ms: now_ms }
     }
 
     /// Renews leases and holds `add` more for each. See [`super::Ledger::extend`].

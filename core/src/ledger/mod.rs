@@ -260,7 +260,8 @@ pub enum SettleOutcome {
         /// What the lapse had charged.
         charged: Nanos,
     },
-    /// No such hold: the ledger lost it. The caller charges with [`Ledger::charge`].
+    /// No such hold: the ledger lost it, or never had it. The caller charges with [`Ledger::charge`], nothing where
+    /// nothing was spent: a reserve of that id that is still on its way then holds nothing.
     Unknown,
     /// The call makes no sense.
     Invalid(Misuse),
@@ -347,10 +348,44 @@ pub struct OpenHolds {
     pub held: Nanos,
 }
 
-/// The ledger could not be reached; nothing is known of the operation, which may be repeated with the same id.
+/// Why there is no answer from the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silence {
+    /// It was not asked: nothing was carried out.
+    NotAsked,
+    /// It was asked. Whether it carried that out, or still will, is not known.
+    Unanswered,
+    /// Its books of the organisation are lost or were never made: nothing was carried out, and nothing will be until
+    /// they are rebuilt.
+    Lost,
+}
+
+/// The ledger gave no answer. The operation may be repeated with the same id.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the ledger cannot be reached: {0}")]
-pub struct LedgerUnavailable(pub String);
+#[error("the ledger cannot be reached: {cause}")]
+pub struct LedgerUnavailable {
+    /// What is known of the operation.
+    pub silence: Silence,
+    /// The reason, for logs.
+    pub cause: String,
+}
+
+impl LedgerUnavailable {
+    /// Asked in vain.
+    #[must_use]
+    pub fn unanswered(cause: impl Into<String>) -> Self {
+        Self { silence: Silence::Unanswered, cause: cause.into() }
+    }
+}
+
+/// What a rebuild puts back of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restored {
+    /// Its hold: taken out of every scope again, whatever limits and windows say.
+    Held,
+    /// A lapse: the settled totals that were loaded have its amount already, until its owner tells the truth.
+    Lapsed,
+}
 
 /// The port. Two mechanisms implement it: process memory and Redis.
 #[async_trait]
@@ -401,12 +436,20 @@ pub trait Ledger: Send + Sync {
     /// rebuild can finish: a later one takes over, and the calls of the earlier one fail.
     async fn begin_rebuild(&self, org: OrgId) -> Result<bool, LedgerUnavailable>;
 
-    /// Holds again what an owner still holds, whatever limits and windows say. Never `Denied`, `StalePolicy` or
-    /// `WrongWindow`.
-    async fn restore(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable>;
+    /// Puts back what an owner still holds, or what lapsed under it. Never `Denied`, `StalePolicy` or `WrongWindow`.
+    async fn restore(&self, reserve: &Reserve, as_a: Restored) -> Result<ReserveOutcome, LedgerUnavailable>;
+
+    /// Remembers ids whose cost is in the totals that were loaded, as if they had been settled now.
+    async fn restore_done(&self, org: OrgId, ids: &[AttemptId]) -> Result<(), LedgerUnavailable>;
 
     /// The books are whole: decisions may begin.
     async fn finish_rebuild(&self, org: OrgId) -> Result<(), LedgerUnavailable>;
+
+    /// Whether an organisation's books are lost or were never made. Changes nothing.
+    async fn is_lost(&self, org: OrgId) -> Result<bool, LedgerUnavailable>;
+
+    /// Gives an organisation's books up, on an operator's word: nothing is decided until they are rebuilt.
+    async fn give_up(&self, org: OrgId) -> Result<(), LedgerUnavailable>;
 
     /// Open holds now.
     async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable>;

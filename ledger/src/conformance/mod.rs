@@ -12,6 +12,8 @@ pub mod crowd;
 #[doc(hidden)]
 pub mod holds;
 pub mod model;
+#[doc(hidden)]
+pub mod rebuild;
 mod rule;
 mod world;
 
@@ -68,6 +70,10 @@ macro_rules! conformance {
             beside: large_rates_are_exact,
             beside: sessions_come_before_rates_and_rates_before_limits,
             beside: what_is_kept_back_is_left_to_finalizing_calls,
+            rebuild: a_restored_hold_is_held_whatever_the_limit,
+            rebuild: a_restored_lapse_is_corrected_by_the_difference,
+            rebuild: what_is_in_the_totals_is_not_charged_again,
+            rebuild: a_reserve_that_arrives_after_it_was_given_up_holds_nothing,
             crowd: a_crowd_does_not_pass_the_limit,
             crowd: a_crowd_that_settles_as_it_goes_does_not_pass_the_limit,
             crowd: the_same_call_from_many_sides_is_done_once,

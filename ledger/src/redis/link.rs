@@ -16,7 +16,7 @@ use redis::{
 };
 use secrecy::ExposeSecret;
 
-use super::{InvalidRedisUrl, RedisConfig, breaker::Breaker};
+use super::{Failure, InvalidRedisUrl, RedisConfig, breaker::Breaker};
 
 /// How long connecting may take. It goes on in the background, so a call's own time may be shorter.
 const CONNECT_WAIT: Duration = Duration::from_secs(2);
@@ -67,12 +67,13 @@ impl Link {
     }
 
     /// Makes a call, in bounded time.
-    pub(super) async fn call<C>(self: &Arc<Self>, call: impl FnOnce(Live) -> C) -> Result<Value, String>
+    pub(super) async fn call<C>(self: &Arc<Self>, call: impl FnOnce(Live) -> C) -> Result<Value, Failure>
     where
         C: Future<Output = RedisResult<Value>>,
     {
         if !self.breaker(|breaker| breaker.admits(self.clock.monotonic_us())) {
-            return Err("it did not answer several times; it will be asked again soon".to_owned());
+            let cause = "it did not answer several times; it will be asked again soon".to_owned();
+            return Err(Failure::NotAsked(cause));
         }
         let made = async {
             let live = self.live().await?;
@@ -93,13 +94,13 @@ impl Link {
                 if cause.is_io_error() {
                     self.breaker(|breaker| breaker.failed(self.clock.monotonic_us()));
                 }
-                Err(cause.to_string())
+                Err(Failure::Away(cause.to_string()))
             }
             Err(_) => {
                 // The connection may be dead without having been told.
                 self.live.store(None);
                 self.breaker(|breaker| breaker.failed(self.clock.monotonic_us()));
-                Err(format!("no answer within {:?}", self.timeout))
+                Err(Failure::Away(format!("no answer within {:?}", self.timeout)))
             }
         }
     }

@@ -31,8 +31,8 @@ use nullspend_core::{
     id::{AttemptId, OrgId},
     ledger::{
         Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, Ledger, LedgerUnavailable,
-        LimitChange, MAX_SCOPES, Misuse, OpenHolds, Reserve, ReserveOutcome, SessionSpend, SettleOutcome,
-        Why, misuse,
+        LimitChange, MAX_SCOPES, Misuse, OpenHolds, Reserve, ReserveOutcome, Restored, SessionSpend,
+        SettleOutcome, Silence, Why, misuse,
     },
     money::Nanos,
     policy::Enforcement,
@@ -90,6 +90,8 @@ pub struct InvalidRedisUrl(String);
 /// What keeps an operation from being carried out.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
+    #[error("it was not asked: {0}")]
+    NotAsked(String),
     #[error("{0}")]
     Away(String),
     #[error("its books of this organisation are lost or were never loaded, and wait for a rebuild")]
@@ -104,7 +106,12 @@ enum Failure {
 
 impl From<Failure> for LedgerUnavailable {
     fn from(failure: Failure) -> Self {
-        Self(failure.to_string())
+        let silence = match failure {
+            Failure::NotAsked(_) | Failure::Taken | Failure::Full => Silence::NotAsked,
+            Failure::Away(_) | Failure::Malformed(_) => Silence::Unanswered,
+            Failure::Gone => Silence::Lost,
+        };
+        Self { silence, cause: failure.to_string() }
     }
 }
 
@@ -174,7 +181,7 @@ impl RedisLedger {
             }
             call.invoke_async(&mut connection).await
         });
-        let mut reply = Reply::new(called.await.map_err(Failure::Away)?)?;
+        let mut reply = Reply::new(called.await?)?;
         match reply.text()?.as_str() {
             "ok" => {
                 let seen = Seen { epoch: reply.text()?, seq: reply.number()?, run: reply.text()? };
@@ -195,7 +202,11 @@ impl RedisLedger {
         }
     }
 
-    async fn reserve_or_restore(&self, reserve: &Reserve, restore: bool) -> Result<ReserveOutcome, Failure> {
+    async fn reserve_or_restore(
+        &self,
+        reserve: &Reserve,
+        restore: Option<Restored>,
+    ) -> Result<ReserveOutcome, Failure> {
         if let Err(misuse) = reserve.check() {
             return Ok(ReserveOutcome::Invalid(misuse));
         }
@@ -206,9 +217,16 @@ impl RedisLedger {
             .with(u8::from(reserve.finalize))
             .session(reserve.session.as_deref())
             .with(&reserve.stub[..])
-            .with(u8::from(restore))
+            .with(match restore {
+                None => "",
+                Some(Restored::Held) => "held",
+                Some(Restored::Lapsed) => "lapsed",
+            })
             .scopes(&reserve.scopes);
-        let token = if restore { self.known.with(reserve.org, |of| of.token.clone()) } else { String::new() };
+        let token = match restore {
+            None => String::new(),
+            Some(_) => self.known.with(reserve.org, |of| of.token.clone()),
+        };
         let mut reply = self.run_with(reserve.org, &self.scripts.reserve, token, args).await?;
         Ok(match reply.text()?.as_str() {
             "reserved" => reserved(reserve, reply.balances()?),
@@ -343,7 +361,7 @@ fn extended(outcome: &str) -> Result<ExtendOutcome, Malformed> {
 #[async_trait]
 impl Ledger for RedisLedger {
     async fn reserve(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable> {
-        Ok(self.reserve_or_restore(reserve, false).await?)
+        Ok(self.reserve_or_restore(reserve, None).await?)
     }
 
     async fn extend(
@@ -418,11 +436,30 @@ impl Ledger for RedisLedger {
         Ok(self.begin(org).await?)
     }
 
-    async fn restore(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable> {
-        Ok(self.reserve_or_restore(reserve, true).await?)
+    async fn restore(&self, reserve: &Reserve, as_a: Restored) -> Result<ReserveOutcome, LedgerUnavailable> {
+        Ok(self.reserve_or_restore(reserve, Some(as_a)).await?)
+    }
+
+    async fn restore_done(&self, org: OrgId, ids: &[AttemptId]) -> Result<(), LedgerUnavailable> {
+        self.in_parts(org, &self.scripts.restore_done, ids, |args, id| args.with(id.bare())).await
     }
 
     async fn finish_rebuild(&self, org: OrgId) -> Result<(), LedgerUnavailable> {
         Ok(self.finish(org).await?)
+    }
+
+    async fn is_lost(&self, org: OrgId) -> Result<bool, LedgerUnavailable> {
+        match self.run(org, &self.scripts.balances, Args::default().with(0)).await {
+            Ok(_) => Ok(false),
+            Err(Failure::Gone) => Ok(true),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+
+    async fn give_up(&self, org: OrgId) -> Result<(), LedgerUnavailable> {
+        match self.run(org, &self.scripts.rebuild, Args::default().with("give_up")).await {
+            Ok(_) | Err(Failure::Gone) => Ok(()),
+            Err(failure) => Err(failure.into()),
+        }
     }
 }

@@ -48,7 +48,7 @@ impl RedisLedger {
             let asked =
                 self.link.call(|mut live| async move { scan.query_async(&mut live.connection).await });
             let (next, keys): (String, Vec<String>) =
-                redis::from_redis_value(asked.await.map_err(Failure::Away)?).map_err(|_| Malformed)?;
+                redis::from_redis_value(asked.await?).map_err(|_| Malformed)?;
             let keys: Vec<String> = keys.into_iter().filter(|key| *key != meta).collect();
             for some in keys.chunks(AT_ONCE) {
                 let args = some.iter().fold(Args::default().with("clear").with(some.len()), Args::with);
@@ -68,7 +68,7 @@ impl RedisLedger {
         let added = self.link.call(|mut live| async move {
             redis::cmd("SADD").arg(key).arg(member).query_async(&mut live.connection).await
         });
-        added.await.map_err(Failure::Away)?;
+        added.await?;
         let token = self.known.with(org, |of| of.token.clone());
         if token.is_empty() {
             return Ok(());

@@ -29,6 +29,7 @@ pub(super) struct Scripts {
     pub(super) sweep: Script,
     pub(super) load: Script,
     pub(super) load_sessions: Script,
+    pub(super) restore_done: Script,
     pub(super) open_holds: Script,
     pub(super) rebuild: Script,
 }
@@ -60,6 +61,7 @@ impl Scripts {
             sweep: script(ALLOW_OOM, &[MONEY, BOOKS, include_str!("lua/sweep.lua")]),
             load: script(PLAIN, &[BOOKS, include_str!("lua/load.lua")]),
             load_sessions: script(PLAIN, &[BOOKS, include_str!("lua/load_sessions.lua")]),
+            restore_done: script(PLAIN, &[BOOKS, include_str!("lua/restore_done.lua")]),
             open_holds: script(ALLOW_OOM, &[include_str!("lua/open_holds.lua")]),
             rebuild: script(ALLOW_OOM, &[include_str!("lua/rebuild.lua")]),
         }

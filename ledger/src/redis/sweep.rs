@@ -77,8 +77,7 @@ impl RedisLedger {
         let asked = self.link.call(|mut live| async move {
             redis::cmd("SMEMBERS").arg(key).query_async(&mut live.connection).await
         });
-        let members: Vec<String> =
-            redis::from_redis_value(asked.await.map_err(Failure::Away)?).map_err(|_| Malformed)?;
+        let members: Vec<String> = redis::from_redis_value(asked.await?).map_err(|_| Malformed)?;
         members.iter().map(|org| org.parse().map_err(|_| Malformed.into())).collect()
     }
 }

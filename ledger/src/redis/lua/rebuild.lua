@@ -1,6 +1,13 @@
--- ARGV[6]: "begin", "clear" or "finish". Begin takes the token in ARGV[7], and is answered "whole" when there is nothing
+-- ARGV[6]: "give_up", "begin", "clear" or "finish". Give up takes the epoch away, as a loss does. Begin takes the token in ARGV[7], and is answered "whole" when there is nothing
 -- to do; clear deletes as many keys as ARGV[7] says, named after it; finish makes the books whole, in an epoch after
 -- the one in ARGV[7].
+if ARGV[6] == 'give_up' then
+  local out = enter(true)
+  if out then return out end
+  redis.call('HSET', META, 'last', epoch)
+  redis.call('HDEL', META, 'epoch')
+  return answer()
+end
 if ARGV[6] == 'begin' then
   local out = enter(true)
   if not out then return answer('whole') end

@@ -1,8 +1,10 @@
--- ARGV[6..13]: id, amount, lease, finalize, "=" and the session (or nothing), stub, restore, how many scopes; then each
--- scope. A restored hold is held whatever limits and windows say.
+-- ARGV[6..13]: id, amount, lease, finalize, "=" and the session (or nothing), stub, "held" or "lapsed" when it is put back
+-- (or nothing), how many scopes; then each scope. What is put back is so whatever limits and windows say; the amount of a
+-- lapse is among the settled totals already.
 local out = enter()
 if out then return out end
-local id, amount, lease, session, restore = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[10], ARGV[12] == '1'
+local id, amount, lease, session, restore = ARGV[6], ARGV[7], tonumber(ARGV[8]), ARGV[10], ARGV[12] ~= ''
+local lapsed = ARGV[12] == 'lapsed'
 if record(id) then return answer('done') end
 local scopes = scopes_from(14, tonumber(ARGV[13]))
 local named = session ~= '' and string.sub(session, 2) or nil
@@ -76,7 +78,7 @@ for i, scope in ipairs(scopes) do
   local of_rate = scope.rate_limit ~= '' and 1 or 0
   taken[i] = { scope.budget, scope.generation, scope.start, of_session, of_rate }
   each(taken[i], named, function(key, slot)
-    redis.call('HINCRBY', key, 'h:' .. slot, amount)
+    if not lapsed then redis.call('HINCRBY', key, 'h:' .. slot, amount) end
     redis.call('HINCRBY', key, 'n:' .. slot, '1')
   end)
   if of_rate == 1 then
@@ -85,7 +87,8 @@ for i, scope in ipairs(scopes) do
     write_rate(scope.key, rate)
   end
 end
-keep(id, { 'open', amount, '0', int(now), ARGV[9], session, ARGV[11], taken })
+keep(id, { lapsed and 'lapsed' or 'open', amount, '0', int(now), ARGV[9], session, ARGV[11], taken })
+if lapsed then return answer('reserved', unpack(balances)) end
 redis.call('ZADD', P .. 'leases', int(now + lease), id)
 redis.call('ZADD', P .. 'since', int(now), id)
 redis.call('HINCRBY', META, 'held', amount)
