@@ -1,8 +1,6 @@
 //! `nullspend control-plane`: the API, the dashboard's data, and the policy that data planes follow, as one process of
 //! any number on one database and one Redis.
 
-use anyhow::Context as _;
-
 use crate::{
     config::Config,
     paths::Paths,
@@ -25,7 +23,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut serving = Serving::default();
     let at = &config.control_plane;
     serving.internal(&plane, &at.internal(&paths), config.join_token.as_ref()).await?;
-    plane.load_ledger().await.context("load the ledger from the database")?;
+    serving.follow_ledger(&plane).await;
     serving.control_plane(&plane, &at.listen(&paths), &at.admin(&paths)).await?;
     banner::control_plane(&config, &paths, first_start);
 

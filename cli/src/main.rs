@@ -7,6 +7,7 @@ mod control_plane;
 mod doctor;
 mod envoy;
 mod ext_proc;
+mod ledger;
 mod paths;
 mod planes;
 mod replay;
@@ -79,6 +80,19 @@ enum LedgerCommand {
         #[arg(long)]
         yes: bool,
     },
+    /// Compares the ledger in Redis with the database, window by window. Fails when they differ.
+    Verify(Settings),
+    /// Makes the books in Redis again from the database and the data planes.
+    Rebuild {
+        #[command(flatten)]
+        settings: Settings,
+        /// A data plane that is gone for good, by its id. Repeat it for more.
+        #[arg(long, value_name = "ID")]
+        without: Vec<String>,
+        /// Confirms that calls are refused meanwhile.
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// Settings; `config.default.toml` explains each, `NULLSPEND_*` variables override the file, these flags override both.
@@ -148,7 +162,15 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
         Command::Migrate(settings) => runtime()?.block_on(up::migrate(&settings.load()?))?,
         Command::Ledger(LedgerCommand::TakeOver { settings, yes }) => {
-            runtime()?.block_on(up::take_over(&settings.load()?, yes))?;
+            runtime()?.block_on(ledger::take_over(&settings.load()?, yes))?;
+        }
+        Command::Ledger(LedgerCommand::Verify(settings)) => {
+            if !runtime()?.block_on(ledger::verify(&settings.load()?))? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Ledger(LedgerCommand::Rebuild { settings, without, yes }) => {
+            runtime()?.block_on(ledger::rebuild(&settings.load()?, &without, yes))?;
         }
         Command::Cost => replay::run(replay::Replay::Cost)?,
         Command::Bound => replay::run(replay::Replay::Bound)?,

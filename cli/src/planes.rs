@@ -166,6 +166,24 @@ impl Serving {
         Ok(())
     }
 
+    /// Watches a ledger that outlives this process. It is looked at once before anything is served.
+    pub async fn follow_ledger(&mut self, plane: &Arc<ControlPlane>) {
+        match plane.look_at_ledger().await {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::warn!("some books of the ledger wait for data planes; their calls are refused")
+            }
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "the ledger cannot be seen yet");
+            }
+        }
+        let (plane, stop) = (Arc::clone(plane), self.stop.clone());
+        self.tasks.spawn(async move {
+            plane.follow_ledger(stop).await;
+            Ok(())
+        });
+    }
+
     /// Serves the API on `api` and the control plane's metrics on `admin`.
     pub async fn control_plane(
         &mut self,
@@ -221,6 +239,7 @@ pub async fn stop_data_plane(plane: &DataPlane, serving: &Serving) {
     if !plane.flush(LAST_FLUSH).await {
         tracing::warn!("some events are not stored yet; they wait in the spool for the next start");
     }
+    plane.leave().await;
     serving.stop.cancel();
     plane.stop().await;
 }

@@ -8,8 +8,9 @@ use nullspend_core::{
     price::PriceRow,
 };
 use nullspend_proto::internal::{
-    self as wire, ConfirmPolicyRequest, ConfirmPolicyResponse, ReportRequest, ReportResponse, WatchRequest,
-    WatchResponse, data_plane_service_server::DataPlaneService,
+    self as wire, ConfirmPolicyRequest, ConfirmPolicyResponse, DeliverRequest, DeliverResponse, LeaveRequest,
+    LeaveResponse, ReportRequest, ReportResponse, WatchRequest, WatchResponse,
+    data_plane_service_server::DataPlaneService,
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -19,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     app::App,
     metrics::Metrics,
-    store::{KeyHash, PolicyDelta, StoreError},
+    store::{KeyHash, PolicyDelta, RebuildRecord, StoreError},
 };
 
 /// How often the revision is looked up, for changes that other replicas made.
@@ -73,6 +74,26 @@ impl DataPlaneService for DataPlanes {
         let request = request.into_inner();
         self.app.data_planes().confirm(&request.dataplane_id, request.revision);
         Ok(Response::new(ConfirmPolicyResponse {}))
+    }
+
+    async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverResponse>, Status> {
+        let kept = self.app.delivered(request.get_ref()).await;
+        match kept {
+            Ok(true) => Ok(Response::new(DeliverResponse {})),
+            Ok(false) => Err(Status::failed_precondition("no rebuild of that id is under way")),
+            Err(error) => {
+                self.metrics.store_errors.inc();
+                tracing::warn!(error = &error as &dyn std::error::Error, "a delivery could not be kept");
+                Err(Status::unavailable("the delivery could not be kept"))
+            }
+        }
+    }
+
+    async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
+        let now_ms = self.app.clock().now_ms();
+        let left = self.app.store().dataplane_left(&request.get_ref().dataplane_id, now_ms).await;
+        left.map_err(|error| self.failed("the end of a data plane could not be noted", &error))?;
+        Ok(Response::new(LeaveResponse {}))
     }
 
     async fn report(
@@ -133,13 +154,15 @@ impl DataPlanes {
         sender: &mpsc::Sender<Result<WatchResponse, Status>>,
     ) -> Result<(), Status> {
         let mut changes = self.app.policy_changes();
+        let came = self.app.store().dataplane_came(&request.dataplane_id, self.app.clock().now_ms()).await;
+        came.map_err(|error| self.failed("a data plane could not be noted", &error))?;
         let position = self.app.store().policy_position().await;
         let position = position.map_err(|error| self.failed("policy could not be read", &error))?;
         // Revisions of another history say nothing about this one.
         let known = if request.history_id == position.history_id { request.resume_revision } else { 0 };
         let _connection = self.app.data_planes().connect(&request.dataplane_id, known);
         let (mut revision, mut history) = (request.resume_revision, request.history_id.clone());
-        let mut first = true;
+        let (mut first, mut told) = (true, Vec::new());
         loop {
             changes.mark_unchanged();
             let store = self.app.store();
@@ -147,16 +170,21 @@ impl DataPlanes {
                 .policy_position()
                 .await
                 .map_err(|error| self.failed("policy could not be read", &error))?;
-            if first || at.history_id != history || at.revision != revision {
+            let rebuilds = store
+                .list_rebuilds()
+                .await
+                .map_err(|error| self.failed("rebuilds could not be read", &error))?;
+            if first || told != rebuilds || at.history_id != history || at.revision != revision {
                 let whole = at.history_id != history || at.revision < revision || revision == 0;
                 let delta =
                     if whole { store.policy_snapshot().await } else { store.policy_since(revision).await };
                 let delta = delta.map_err(|error| self.failed("policy could not be read", &error))?;
                 (revision, history) = (delta.revision, delta.history_id.clone());
                 self.metrics.policy_revision.set(revision);
-                if sender.send(Ok(message(delta))).await.is_err() {
+                if sender.send(Ok(message(delta, &rebuilds))).await.is_err() {
                     return Ok(());
                 }
+                told = rebuilds;
                 first = false;
             }
             tokio::select! {
@@ -175,7 +203,7 @@ impl DataPlanes {
     }
 }
 
-fn message(delta: PolicyDelta) -> WatchResponse {
+fn message(delta: PolicyDelta, rebuilds: &[RebuildRecord]) -> WatchResponse {
     WatchResponse {
         revision: delta.revision,
         history_id: delta.history_id,
@@ -196,6 +224,10 @@ fn message(delta: PolicyDelta) -> WatchResponse {
         catalogue: delta
             .catalogue
             .map(|catalogue| wire::PriceCatalogue { version: catalogue.version, text: catalogue.text }),
+        rebuilds: rebuilds
+            .iter()
+            .map(|rebuild| wire::LedgerRebuild { rebuild_id: rebuild.id.clone(), org_id: rebuild.org.bare() })
+            .collect(),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod idempotency;
 pub mod internal;
 mod jobs;
 mod join;
+mod ledger_jobs;
 pub mod metrics;
 pub mod openapi;
 mod plane;

@@ -30,6 +30,12 @@ pub struct Metrics {
     pub policy_revision: Gauge<u64, AtomicU64>,
     /// Data planes that are watching now.
     pub watchers: Gauge,
+    /// Organisations whose books in the ledger were made again.
+    pub ledger_rebuilds: Counter,
+    /// Organisations whose calls are refused until data planes have told what they have under way.
+    pub ledger_waiting: Gauge,
+    /// By how much the ledger's settled totals differ from the store's, lastingly, in nano-dollars.
+    pub ledger_drift_nanos: Gauge,
     /// Times that a changed catalogue file was put in force.
     pub catalogue_changes: Counter,
     /// Times that a changed catalogue file could not be used.
@@ -73,11 +79,15 @@ impl Default for Metrics {
             thresholds,
             policy_revision,
             watchers,
+            ledger_rebuilds: Counter::default(),
+            ledger_waiting: Gauge::default(),
+            ledger_drift_nanos: Gauge::default(),
             catalogue_changes: Counter::default(),
             catalogue_refusals: Counter::default(),
             catalogue_current: Gauge::default(),
         };
         metrics.register_catalogue();
+        metrics.register_ledger();
         metrics
     }
 }
@@ -101,6 +111,26 @@ impl Metrics {
             "0 while the catalogue file cannot be used as it is, and the prices before it stay",
             self.catalogue_current.clone(),
         );
+    }
+
+    fn register_ledger(&mut self) {
+        let registry = &mut self.registry;
+        let rebuilds = self.ledger_rebuilds.clone();
+        registry.register("ledger_rebuilds", "Books of the ledger that were lost and made again", rebuilds);
+        for (name, help, gauge) in [
+            (
+                "ledger_waiting",
+                "Organisations refused until a rebuild of the ledger is done",
+                &self.ledger_waiting,
+            ),
+            (
+                "ledger_drift_nanodollars",
+                "Settled totals of the ledger and of the store differ by so much, lastingly",
+                &self.ledger_drift_nanos,
+            ),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
     }
 
     /// Counts an answered call. `method` must come from a bounded set.

@@ -12,7 +12,7 @@ use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
     Api,
-    app::{App, AppError, Bootstrap, Unusable},
+    app::{App, AppError, Bootstrap, Totals, Unusable},
     auth::{Gatekeeper, Guarded},
     backing::Backing,
     catalogue::{CatalogueFile, CatalogueFileError},
@@ -21,6 +21,7 @@ use crate::{
     internal::DataPlanes,
     jobs::housekeeping,
     join::JoinCheck,
+    ledger_jobs,
     metrics::Metrics,
     reflection::{ReflectionError, add_reflection},
     schema::{Schema, SchemaError},
@@ -171,20 +172,58 @@ impl ControlPlane {
         Ok(())
     }
 
-    /// Whether the ledger has lost anything, or is new. See [`App::ledger_is_lost`].
-    ///
-    /// # Errors
-    /// When the database or the ledger does not answer.
-    pub async fn ledger_is_lost(&self) -> Result<bool, AppError> {
-        self.app.ledger_is_lost().await
-    }
-
-    /// Sets the ledger's counters from the store: after spools were replayed, before the first decision.
+    /// Fills the ledger of this process from the store: after spools were replayed, before the first decision.
     ///
     /// # Errors
     /// When the database or the ledger fails.
     pub async fn load_ledger(&self) -> Result<(), AppError> {
         self.app.load_ledger().await
+    }
+
+    /// Looks at the books of a ledger that outlives this process, and makes lost ones again; true when all are whole.
+    ///
+    /// # Errors
+    /// When the database or the ledger does not answer.
+    pub async fn look_at_ledger(&self) -> Result<bool, AppError> {
+        let looked = self.app.rebuild_lost().await?;
+        self.app.apply_all_limits().await?;
+        Ok(looked.waiting.is_empty())
+    }
+
+    /// Every window's settled total, as the ledger and as the store has it. See [`App::compare_ledger`].
+    ///
+    /// # Errors
+    /// When the database or the ledger does not answer.
+    pub async fn compare_ledger(&self) -> Result<Vec<Totals>, AppError> {
+        self.app.compare_ledger().await
+    }
+
+    /// Gives the ledger's books up: whoever follows the ledger makes them again.
+    ///
+    /// # Errors
+    /// When the database or the ledger does not answer.
+    pub async fn give_up_ledger(&self) -> Result<(), AppError> {
+        self.app.give_up_ledger().await
+    }
+
+    /// No rebuild waits for a data plane any more; false when nobody knows it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn write_off(&self, dataplane: &str) -> Result<bool, StoreError> {
+        let known = self.app.store().dataplane_left(dataplane, self.clock.now_ms()).await?;
+        if known {
+            tracing::warn!(
+                dataplane,
+                "a data plane was written off: what only it knows is left out of rebuilds"
+            );
+        }
+        Ok(known)
+    }
+
+    /// Watches such a ledger until `stop`: lost books are made again, and what it says is compared with the store.
+    pub async fn follow_ledger(&self, stop: CancellationToken) {
+        ledger_jobs::follow(Arc::clone(&self.app), Arc::clone(&self.metrics), stop).await;
     }
 
     /// Claims the database for the in-process ledger of `node_id` (kept in the data directory).

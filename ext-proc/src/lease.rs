@@ -251,7 +251,7 @@ impl Leases {
     }
 
     /// Appends what was swept; what the spool refuses is tried again on the next round.
-    fn write_events(&self) {
+    pub(crate) fn write_events(&self) {
         let events = std::mem::take(&mut *self.unwritten());
         for event in events {
             let attempt_id = event.stub.as_ref().map(|stub| stub.attempt_id.clone()).unwrap_or_default();

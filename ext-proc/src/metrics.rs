@@ -94,6 +94,8 @@ pub struct Metrics {
     pub streams_cut: Counter,
     /// Ledger calls that did not reach it.
     pub ledger_failures: Counter,
+    /// Reserves that were taken back because their answer did not come.
+    pub reserves_given_up: Counter,
     /// Rows of the control plane's policy that were refused.
     pub policy_rows_refused: Counter,
 }
@@ -127,6 +129,7 @@ impl Metrics {
             leases_lost: Counter::default(),
             streams_cut: Counter::default(),
             ledger_failures: Counter::default(),
+            reserves_given_up: Counter::default(),
             policy_rows_refused: Counter::default(),
         };
         metrics.register_counters();
@@ -165,6 +168,11 @@ impl Metrics {
             ("leases_lost", "Open holds that lapsed or vanished under their owner", &self.leases_lost),
             ("streams_cut", "Streams ended because no more could be held for them", &self.streams_cut),
             ("ledger_failures", "Ledger calls that did not reach it", &self.ledger_failures),
+            (
+                "reserves_given_up",
+                "Reserves taken back because their answer did not come",
+                &self.reserves_given_up,
+            ),
             ("policy_rows_refused", "Policy rows that could not be understood", &self.policy_rows_refused),
         ] {
             registry.register(name, help, counter.clone());
@@ -312,7 +320,13 @@ mod tests {
         metrics.overage(Nanos::ZERO);
         metrics.added_latency(180);
         let text = metrics.encode(&Observed {
-            spool: SpoolStats { depth: 3, oldest_at_ms: Some(1_000), bytes: 99, open_attempts: 2 },
+            spool: SpoolStats {
+                depth: 3,
+                oldest_at_ms: Some(1_000),
+                bytes: 99,
+                open_attempts: 2,
+                unsettled: 0,
+            },
             holds: Some(OpenHolds { count: 4, oldest_ms: 1_500, held: Nanos(2_000_000_000) }),
             policy_age_ms: None,
             now_ms: 3_500,

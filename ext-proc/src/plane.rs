@@ -16,7 +16,7 @@ use nullspend_core::{
     clock::Clock,
     exchange::{Answered, Moment, Opening, Reserving, Settings},
     id::{BudgetId, Ids},
-    ledger::{Balance, ExtendOutcome, Ledger, LedgerUnavailable, ReserveOutcome},
+    ledger::{Balance, ExtendOutcome, Ledger, LedgerUnavailable, ReserveOutcome, Silence},
     money::Nanos,
     policy::Policy,
 };
@@ -29,6 +29,7 @@ use crate::{
     admin,
     bodies::Bodies,
     convert,
+    deciding::Deciding,
     health::Readiness,
     join::ControlPlane,
     lease::{LeaseConfig, Leases},
@@ -45,6 +46,8 @@ use crate::{
 const LEDGER_WAIT: Duration = Duration::from_millis(250);
 /// How often an extension is asked for before its stream is ended.
 const EXTEND_TRIES: usize = 3;
+/// How long the control plane may take to hear of an end.
+pub(crate) const LEAVE_WAIT: Duration = Duration::from_secs(2);
 /// How long a stale policy is waited for.
 const POLICY_WAIT: Duration = Duration::from_secs(1);
 /// Texts counted at once, each up to 50 ms of a core.
@@ -125,8 +128,10 @@ pub struct DataPlane {
     pub(crate) bodies: Arc<Bodies>,
     /// Turns at counting texts.
     pub(crate) counting: Semaphore,
+    pub(crate) deciding: Deciding,
+    pub(crate) control_plane: ControlPlane,
     denials: Denials,
-    watch: Arc<PolicyWatch>,
+    pub(crate) watch: Arc<PolicyWatch>,
     policy_max_age: Option<Duration>,
     in_flight: AtomicUsize,
     /// What the last run left behind, until [`DataPlane::recover`] or [`DataPlane::resume`].
@@ -188,10 +193,9 @@ impl DataPlane {
         let background = TaskTracker::new();
         let stop = CancellationToken::new();
         background.spawn(reporter.run(stop.clone()));
-        background.spawn(Arc::clone(&watch).run(deps.control_plane, stop.clone()));
+        background.spawn(Arc::clone(&watch).run(deps.control_plane.clone(), stop.clone()));
         background.spawn(Arc::clone(&leases).run(stop.clone()));
-        background.close();
-        Ok(Arc::new(Self {
+        let plane = Arc::new(Self {
             settings: config.settings,
             ledger: deps.ledger,
             clock: deps.clock,
@@ -201,14 +205,20 @@ impl DataPlane {
             metrics,
             bodies: Bodies::new(config.max_bodies_in_flight_bytes),
             counting: Semaphore::new(COUNTS_AT_ONCE),
+            deciding: Deciding::default(),
+            control_plane: deps.control_plane.clone(),
             denials: Denials::new(DENIALS_PER_MINUTE),
             watch,
             policy_max_age: config.policy_max_age,
             in_flight: AtomicUsize::new(0),
             replay: Mutex::new(replay),
             background,
-            stop_background: stop,
-        }))
+            stop_background: stop.clone(),
+        });
+        let delivering = Arc::clone(&plane).deliver(deps.control_plane);
+        plane.background.spawn(async move { stop.run_until_cancelled(delivering).await });
+        plane.background.close();
+        Ok(plane)
     }
 
     /// Waits until a policy is in force.
@@ -326,12 +336,22 @@ impl DataPlane {
     }
 
     /// Takes the bound out of the budgets, in bounded time.
-    pub(crate) async fn reserve(&self, reserving: &Reserving) -> Result<ReserveOutcome, LedgerUnavailable> {
+    pub(crate) async fn reserve(
+        self: &Arc<Self>,
+        reserving: &Reserving,
+    ) -> Result<ReserveOutcome, LedgerUnavailable> {
         let reserve = reserving.reserve(self.settings.lease_ms, convert::stub_bytes);
         let waited = tokio::time::timeout(LEDGER_WAIT, self.ledger.reserve(&reserve)).await;
-        waited.unwrap_or_else(|_| {
+        let outcome = waited.unwrap_or_else(|_| {
             Err(LedgerUnavailable::unanswered(format!("no answer within {LEDGER_WAIT:?}")))
-        })
+        });
+        if let Err(unavailable) = &outcome {
+            self.metrics.ledger_failures.inc();
+            if unavailable.silence == Silence::Unanswered {
+                self.give_up(reserve);
+            }
+        }
+        outcome
     }
 
     /// Takes more out of the budgets for a call under way, in bounded time.

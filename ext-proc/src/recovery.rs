@@ -6,7 +6,7 @@ use std::{
 };
 
 use nullspend_core::attempt::Measurement;
-use nullspend_proto::internal::{Closed, SpoolRecord, spool_record::Kind};
+use nullspend_proto::internal::{self as wire, Closed, SpoolRecord, spool_record::Kind};
 
 use crate::{
     DataPlane, convert, report,
@@ -42,8 +42,15 @@ impl DataPlane {
     /// # Errors
     /// The spool cannot be written, or the control plane does not take it within `deadline`.
     pub async fn recover(&self, deadline: Duration) -> Result<(), RecoverError> {
-        self.close_left_open(&self.take_replay())?;
+        let mut replay = self.take_replay();
+        let lapsed = self.close_left_open(&replay)?;
         if report::flush(&self.spool, deadline).await {
+            // The ledger is loaded with their costs.
+            for closed in replay.unsettled.drain(..).chain(lapsed) {
+                let attempt_id = closed.stub.map(|stub| stub.attempt_id).unwrap_or_default();
+                let settled = SpoolRecord { kind: Some(Kind::Settled(wire::Settled { attempt_id })) };
+                self.spool.append(&settled).map_err(RecoverError::Spool)?;
+            }
             return Ok(());
         }
         Err(RecoverError::NotReported { depth: self.spool.depth(), waited: deadline })

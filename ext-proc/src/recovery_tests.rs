@@ -11,7 +11,10 @@ use nullspend_core::{
     policy::Enforcement,
 };
 use nullspend_ledger::MemoryLedger;
-use nullspend_proto::internal::{AttemptStub, BudgetCharge, Closed, Opened, SpoolRecord, spool_record::Kind};
+use nullspend_proto::internal::{
+    AttemptStub, BudgetCharge, Closed, LedgerRebuild, Opened, SpoolRecord, WatchResponse, spool_record::Kind,
+};
+use tempfile::TempDir;
 use uuid::Uuid;
 
 use crate::{
@@ -25,6 +28,7 @@ use crate::{
 const ORG: Uuid = Uuid::from_u128(1);
 const BUDGET: Uuid = Uuid::from_u128(9);
 const HELD: i64 = 1_000;
+const SOON: Duration = Duration::from_secs(10);
 const COUNTER: CounterKey = CounterKey { budget: BudgetId(BUDGET), generation: 1, window_start_ms: 0 };
 
 fn stub(n: u128) -> AttemptStub {
@@ -83,6 +87,98 @@ async fn hold(ledger: &MemoryLedger, n: u128, lease_ms: i64) {
     ledger.reserve(&reserve).await.unwrap();
 }
 
+fn data_plane(
+    dir: &TempDir,
+    ledger: &Arc<MemoryLedger>,
+    clock: Arc<ManualClock>,
+    control: &FakePlane,
+) -> Arc<DataPlane> {
+    let config = Config {
+        settings: Settings { upstreams: Upstreams(Vec::new()), lease_ms: 30_000, max_body_bytes: 1 << 20 },
+        spool_dir: dir.path().to_owned(),
+        spool: SpoolConfig::default(),
+        report: ReportConfig::default(),
+        lease: LeaseConfig::default(),
+        max_bodies_in_flight_bytes: 1 << 20,
+        policy_max_age: None,
+    };
+    let deps = Deps {
+        ledger: Arc::clone(ledger) as Arc<dyn Ledger>,
+        clock,
+        ids: Arc::new(RandomIds),
+        control_plane: control.channel(),
+    };
+    DataPlane::build(config, deps).unwrap()
+}
+
+fn write(dir: &TempDir, records: &[SpoolRecord]) {
+    let (spool, _) = Spool::open(dir.path(), SpoolConfig::default(), &RandomIds).unwrap();
+    for record in records {
+        spool.append(record).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_rebuild_is_told_what_is_under_way_once_everything_else_is_stored() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut elsewhere = stub(4);
+    elsewhere.org_id = Uuid::from_u128(2).to_string();
+    let mut grown = stub(1);
+    grown.held_nanos = 2 * HELD;
+    let of = |stub| SpoolRecord { kind: Some(Kind::Opened(Opened { stub: Some(stub) })) };
+    let done = crate::convert::settled(AttemptId(Uuid::from_u128(3)));
+    write(
+        &dir,
+        &[
+            opened(1),
+            opened(2),
+            of(elsewhere),
+            of(grown.clone()),
+            opened(3),
+            closed(2, 400),
+            closed(3, 9),
+            done,
+        ],
+    );
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let (ledger, control) = (Arc::new(MemoryLedger::new(Arc::clone(&clock) as _)), FakePlane::default());
+    let (mut delivered, watch) = (control.delivered(), control.next_watch());
+    let plane = data_plane(&dir, &ledger, clock, &control);
+    let asked = |ids: &[&str]| WatchResponse {
+        revision: 1,
+        history_id: "h".to_owned(),
+        snapshot: true,
+        rebuilds: ids
+            .iter()
+            .map(|id| LedgerRebuild { rebuild_id: (*id).to_owned(), org_id: ORG.to_string() })
+            .collect(),
+        ..WatchResponse::default()
+    };
+    watch.send(Ok(asked(&["r1"]))).unwrap();
+    let mut told = tokio::time::timeout(SOON, delivered.recv()).await.unwrap().unwrap();
+    told.attempts.sort_by(|a, b| a.attempt_id.cmp(&b.attempt_id));
+    assert_eq!((told.dataplane_id.as_str(), told.rebuild_id.as_str()), (plane.id(), "r1"));
+    assert_eq!(told.attempts, [grown, stub(2)], "the settled one and another organisation's are left out");
+    assert_eq!(control.records().iter().filter_map(event).count(), 2, "both ends were reported before");
+    watch.send(Ok(asked(&["r1", "r2"]))).unwrap();
+    let told = tokio::time::timeout(SOON, delivered.recv()).await.unwrap().unwrap();
+    assert_eq!(told.rebuild_id, "r2", "r1 was answered");
+    plane.leave().await;
+    assert_eq!(control.left(), 0, "there is work under way");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_data_plane_with_nothing_under_way_leaves() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let (ledger, control) = (Arc::new(MemoryLedger::new(Arc::clone(&clock) as _)), FakePlane::default());
+    let plane = data_plane(&dir, &ledger, clock, &control);
+    plane.leave().await;
+    assert_eq!(control.left(), 1);
+    plane.stop().await;
+}
+
 #[tokio::test]
 async fn what_the_last_run_left_is_settled_in_a_ledger_that_outlived_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -95,30 +191,13 @@ async fn what_the_last_run_left_is_settled_in_a_ledger_that_outlived_it() {
     }
     clock.advance_ms(10);
     assert_eq!(ledger.sweep().await.unwrap().len(), 1);
-    let (spool, _) = Spool::open(dir.path(), SpoolConfig::default(), &RandomIds).unwrap();
-    for record in [opened(1), opened(2), opened(3), opened(4), closed(1, 400), closed(3, 300), closed(4, 200)]
-    {
-        spool.append(&record).unwrap();
-    }
-    drop(spool);
+    write(
+        &dir,
+        &[opened(1), opened(2), opened(3), opened(4), closed(1, 400), closed(3, 300), closed(4, 200)],
+    );
 
     let control = FakePlane::default();
-    let config = Config {
-        settings: Settings { upstreams: Upstreams(Vec::new()), lease_ms: 30_000, max_body_bytes: 1 << 20 },
-        spool_dir: dir.path().to_owned(),
-        spool: SpoolConfig::default(),
-        report: ReportConfig::default(),
-        lease: LeaseConfig::default(),
-        max_bodies_in_flight_bytes: 1 << 20,
-        policy_max_age: None,
-    };
-    let deps = Deps {
-        ledger: Arc::clone(&ledger) as Arc<dyn Ledger>,
-        clock,
-        ids: Arc::new(RandomIds),
-        control_plane: control.channel(),
-    };
-    let plane = DataPlane::build(config, deps).unwrap();
+    let plane = data_plane(&dir, &ledger, clock, &control);
     plane.resume().unwrap();
     let settled = async {
         while plane.in_flight() > 0 {

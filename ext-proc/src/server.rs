@@ -116,6 +116,7 @@ impl Session {
             Err(refusal) => return self.answer_refusal(&refusal).await,
         };
         let (admission, body) = self.admit(awaiting, body).await?;
+        let deciding = self.plane.deciding.enter();
         let (opening, body) = match self.decide(admission, body).await {
             Ok(decided) => decided,
             Err(answered) => return self.answer(*answered).await,
@@ -128,7 +129,7 @@ impl Session {
             Ok(opened) => opened,
             Err(answered) => return self.answer(*answered).await,
         };
-        drop(permit);
+        drop((permit, deciding));
         if self.send(wire::forward(forward)).await.is_err() {
             flight.close(End::NotForwarded).await;
             return Err(Gone);

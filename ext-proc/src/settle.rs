@@ -87,7 +87,7 @@ impl Settlement {
             SettleOutcome::Settled { over_by } => plane.metrics.overage(over_by),
             SettleOutcome::AlreadyDone => {}
             SettleOutcome::Lapsed { .. } => return Ok(Settled::AfterLapse),
-            SettleOutcome::Unknown if self.cost == Nanos::ZERO => {}
+            // Nothing is charged too: a reserve of this id that is still on its way then holds nothing.
             SettleOutcome::Unknown => {
                 if let ChargeOutcome::Invalid(misuse) = plane.ledger.charge(&self.charge()).await? {
                     error!(%misuse, attempt = %self.hold, "the ledger refused a charge; the store's figures stand");

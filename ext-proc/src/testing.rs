@@ -14,8 +14,8 @@ use crate::{ControlPlane, Join};
 use futures::{Stream, StreamExt as _};
 use hyper_util::rt::TokioIo;
 use nullspend_proto::internal::{
-    ConfirmPolicyRequest, ConfirmPolicyResponse, ReportRequest, ReportResponse, SpoolRecord, WatchRequest,
-    WatchResponse,
+    ConfirmPolicyRequest, ConfirmPolicyResponse, DeliverRequest, DeliverResponse, LeaveRequest,
+    LeaveResponse, ReportRequest, ReportResponse, SpoolRecord, WatchRequest, WatchResponse,
     data_plane_service_server::{DataPlaneService, DataPlaneServiceServer},
 };
 use tokio::{io::DuplexStream, sync::mpsc};
@@ -51,16 +51,40 @@ struct State {
     watches: VecDeque<WatchScript>,
     watch_requests: Vec<WatchRequest>,
     confirmed: Vec<u64>,
+    left: usize,
 }
 
 /// The fake; clones share everything.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(crate) struct FakePlane {
     state: Arc<Mutex<State>>,
+    delivered: tokio::sync::broadcast::Sender<DeliverRequest>,
     calls: Arc<AtomicUsize>,
 }
 
+impl Default for FakePlane {
+    fn default() -> Self {
+        let (state, calls) = (Arc::default(), Arc::default());
+        Self { state, calls, delivered: tokio::sync::broadcast::Sender::new(16) }
+    }
+}
+
 impl FakePlane {
+    /// Revisions that were said to be enforced.
+    pub(crate) fn confirmed(&self) -> Vec<u64> {
+        self.state().confirmed.clone()
+    }
+
+    /// What data planes have under way, as they deliver it from now on.
+    pub(crate) fn delivered(&self) -> tokio::sync::broadcast::Receiver<DeliverRequest> {
+        self.delivered.subscribe()
+    }
+
+    /// How often a data plane has left.
+    pub(crate) fn left(&self) -> usize {
+        self.state().left
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -140,6 +164,16 @@ impl DataPlaneService for FakePlane {
     ) -> Result<Response<ConfirmPolicyResponse>, Status> {
         self.state().confirmed.push(request.into_inner().revision);
         Ok(Response::new(ConfirmPolicyResponse {}))
+    }
+
+    async fn deliver(&self, request: Request<DeliverRequest>) -> Result<Response<DeliverResponse>, Status> {
+        let _ = self.delivered.send(request.into_inner());
+        Ok(Response::new(DeliverResponse {}))
+    }
+
+    async fn leave(&self, _: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
+        self.state().left += 1;
+        Ok(Response::new(LeaveResponse {}))
     }
 
     async fn report(

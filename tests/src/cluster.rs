@@ -161,6 +161,23 @@ impl Cluster {
             .expect("Envoy starts")
     }
 
+    /// Runs a command of the program beside the control plane, which must succeed; what it printed.
+    pub async fn run(&self, arguments: &[&str]) -> String {
+        let (command, more) = arguments.split_first().expect("a command");
+        let ran = program::prepared(command, &self.control_place, &self.env).args(more).output().await;
+        let ran = ran.expect("the program runs");
+        let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+        assert!(ran.status.success(), "{arguments:?}: {out}{err}");
+        out.into_owned()
+    }
+
+    /// Who a data plane is to the control plane.
+    #[must_use]
+    pub fn dataplane_id(&self, number: usize) -> String {
+        let file = self.nodes[number].place.join("data/spool/dataplane_id");
+        fs::read_to_string(file).expect("an id").trim().to_owned()
+    }
+
     /// Ends the control plane as a power cut would.
     pub async fn kill9_control(&mut self) {
         self.control.kill().await.expect("kill -9");

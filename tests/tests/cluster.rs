@@ -33,6 +33,8 @@ async fn spend_until_denied(console: &Console, agent: &Agent, number: usize) -> 
         match status {
             200 => passed += 1,
             429 => return passed,
+            // A ledger that is too slow for a moment decides nothing; what it held for the call is given back.
+            503 if text.contains("budget_unavailable") => {}
             _ => panic!("{status}: {text}"),
         }
     }

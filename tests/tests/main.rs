@@ -5,6 +5,7 @@ mod bad_input;
 mod budgets;
 mod catalogue;
 mod cluster;
+mod cluster_faults;
 mod crowd;
 mod endings;
 mod grpc;

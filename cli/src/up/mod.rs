@@ -17,10 +17,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use nullspend_control_plane::{ControlPlane, app::Bootstrap};
-use nullspend_core::{
-    clock::Clock,
-    id::{Ids, RandomIds},
-};
+use nullspend_core::{clock::Clock, id::Ids};
 use nullspend_ext_proc::DataPlane;
 use secrecy::SecretString;
 
@@ -105,27 +102,6 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes this data directory's node the owner of the database's in-process ledger, when the operator has confirmed it.
-pub async fn take_over(config: &Config, confirmed: bool) -> anyhow::Result<()> {
-    if !confirmed {
-        bail!(
-            "the spool of the node that owns this database may hold cost that was not reported yet; start that node \
-             once more if it can still run. If it is gone for good, repeat with --yes"
-        );
-    }
-    let paths = Paths::prepare(&config.data_dir)?;
-    let _lock = paths.lock()?;
-    let node = node_id(&paths.data_dir, &RandomIds)?;
-    let control_plane = open_control_plane(&database_url(config, &paths)).await?;
-    let before = control_plane.take_over_node(&node).await?;
-    control_plane.close().await;
-    println!(
-        "the database belonged to node {before} and now belongs to node {node} of {}",
-        paths.data_dir.display()
-    );
-    Ok(())
-}
-
 /// A control plane that serves nothing, for `migrate` and `doctor`.
 pub async fn open_control_plane(url: &SecretString) -> anyhow::Result<Arc<ControlPlane>> {
     planes::control_plane(url, None, Parts::in_process()).await
@@ -154,15 +130,13 @@ impl Running {
         let mut serving = Serving::default();
         serving.internal(&control_plane, &socket("internal"), None).await?;
         let data_plane = planes::data_plane(config, &paths.spool(), parts, &socket("internal"))?;
-        // A ledger that outlived the last run hears of its costs; a lost one is filled from the database, once that has
-        // them.
-        let lost = control_plane.ledger_is_lost().await.context("ask the ledger what it still has")?;
-        if lost {
-            data_plane.recover(RECOVERY).await.context("recover the last run's calls")?;
-        }
-        control_plane.load_ledger().await.context("load the ledger from the database")?;
-        if !lost {
+        if config.redis_url.is_some() {
+            // A ledger that outlived the last run hears of its costs; a lost one is made again meanwhile.
             data_plane.resume().context("resume the last run's calls")?;
+            serving.follow_ledger(&control_plane).await;
+        } else {
+            data_plane.recover(RECOVERY).await.context("recover the last run's calls")?;
+            control_plane.load_ledger().await.context("load the ledger from the database")?;
         }
         if !data_plane.wait_for_policy(FIRST_POLICY).await {
             bail!("the data plane received no policy within {FIRST_POLICY:?}");
@@ -183,7 +157,7 @@ impl Running {
 }
 
 /// Who this node is to the database: kept in the data directory, so that another machine is told apart.
-fn node_id(data_dir: &Path, ids: &dyn Ids) -> anyhow::Result<String> {
+pub fn node_id(data_dir: &Path, ids: &dyn Ids) -> anyhow::Result<String> {
     let path = data_dir.join("node-id");
     match fs::read_to_string(&path) {
         Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),

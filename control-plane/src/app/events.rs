@@ -107,6 +107,7 @@ impl App {
         let known = self.store.event_times(caller.org, &ids).await?;
         // The ledger comes first: refused there, nothing is stored and the report can come again with the same id,
         // which makes charging it twice impossible. The other order could store spend that no budget ever sees.
+        let _charging = self.charging.read().await;
         let mut fresh = BTreeMap::new();
         for (event, scopes) in &mut events {
             if !known.contains_key(&event.id) && !fresh.contains_key(&event.id) {

@@ -10,6 +10,7 @@ mod keys;
 mod models;
 mod planes;
 mod prices;
+mod rebuild;
 mod rerate;
 mod secret;
 mod startup;
@@ -34,6 +35,7 @@ pub use keys::{CreatedKey, KeyChange, NewKey, Page};
 pub use models::CheapModel;
 pub use planes::{ConnectedPlanes, Connection};
 pub use prices::{ListedPrice, NewPrice, PriceFilter, PriceSource, Scope as PriceScope, Unusable};
+pub use rebuild::{Looked, Totals};
 pub use rerate::{RerateReport, RerateRequest, Rerated};
 pub use startup::Bootstrap;
 
@@ -53,6 +55,9 @@ pub struct App {
     policy: RwLock<Arc<Policy>>,
     /// One at a time, so that each finds what the one before it booked.
     rerating: Mutex<()>,
+    /// Held by what charges the ledger and then stores the event.
+    charging: tokio::sync::RwLock<()>,
+    looking: tokio::sync::Notify,
     crossings: Counter,
 }
 
@@ -75,6 +80,8 @@ impl App {
             data_planes: Arc::default(),
             policy: RwLock::default(),
             rerating: Mutex::default(),
+            charging: tokio::sync::RwLock::default(),
+            looking: tokio::sync::Notify::new(),
             crossings: Counter::default(),
         }
     }
@@ -107,6 +114,11 @@ impl App {
     #[must_use]
     pub fn data_planes(&self) -> &Arc<ConnectedPlanes> {
         &self.data_planes
+    }
+
+    /// Wakes the policy streams, which look what is new.
+    fn wake_watchers(&self) {
+        self.policy_changed.send_modify(|_| {});
     }
 
     /// Wakes the policy streams and waits until every connected data plane enforces `revision`, so that a caller that

@@ -156,6 +156,7 @@ impl App {
     /// The ledger first, then the store: what is refused there leaves nothing behind, and both take an id once.
     async fn book(&self, adjustments: Vec<EventRecord>, policy: &Policy) -> Result<(), AppError> {
         let now_ms = self.clock.now_ms();
+        let _charging = self.charging.read().await;
         for adjustment in &adjustments {
             let scopes: Vec<Scope> = still_binding(policy, &adjustment.charges, now_ms).collect();
             for (part, scopes) in scopes.chunks(MAX_SCOPES).enumerate() {

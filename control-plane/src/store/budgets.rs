@@ -228,62 +228,6 @@ impl Store {
         rows.into_iter().map(|row| row.into_record(OP)).collect()
     }
 
-    /// Limits of all live budgets, and of those deleted since `deleted_since_ms`, for a ledger that starts empty.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn limits(&self, deleted_since_ms: i64) -> Result<Vec<(BudgetRecord, bool)>, StoreError> {
-        const OP: &str = "read limits";
-        let rows: Vec<BudgetRow> = on_pool!(read self.pool, |c, Db| {
-            const SQL: &str = concat!(
-                "SELECT ",
-                budget_columns!(),
-                " FROM budgets WHERE deleted_at_ms IS NULL OR deleted_at_ms >= $1 ORDER BY org_id, revision"
-            );
-            sqlx::query_as(SQL).bind(deleted_since_ms).fetch_all(c).await.during(OP)?
-        });
-        rows.into_iter()
-            .map(|row| {
-                let live = row.deleted_at_ms.is_none();
-                Ok((row.into_record(OP)?, live))
-            })
-            .collect()
-    }
-
-    /// Settled spend of every live budget's current generation, in windows that had not ended by `not_ended_by_ms`.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn settled_windows(
-        &self,
-        not_ended_by_ms: i64,
-    ) -> Result<Vec<(OrgId, CounterKey, Nanos)>, StoreError> {
-        const OP: &str = "read budget windows";
-        let rows: Vec<(String, String, i64, i64, i64)> = on_pool!(read self.pool, |c, Db| {
-            sqlx::query_as(
-                "SELECT b.org_id, b.id, w.generation, w.window_start_ms, w.settled_nanos FROM budget_windows w \
-                 JOIN budgets b ON b.id = w.budget_id AND b.generation = w.generation \
-                 WHERE b.deleted_at_ms IS NULL AND (w.window_end_ms IS NULL OR w.window_end_ms > $1) \
-                 ORDER BY b.org_id, b.id, w.window_start_ms",
-            )
-            .bind(not_ended_by_ms)
-            .fetch_all(c)
-            .await
-            .during(OP)?
-        });
-        let read = Reader(OP);
-        rows.into_iter()
-            .map(|(org, budget, generation, window_start_ms, settled)| {
-                let counter = CounterKey {
-                    budget: read.id("id", &budget)?,
-                    generation: read.number("generation", generation)?,
-                    window_start_ms,
-                };
-                Ok((read.id("org_id", &org)?, counter, Nanos(settled)))
-            })
-            .collect()
-    }
-
     /// Settled spend of one window; zero when nothing was spent in it.
     ///
     /// # Errors

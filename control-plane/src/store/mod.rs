@@ -6,6 +6,7 @@
 //! enforces them; each carries the policy revision of its last change, taken in the same transaction, and is deleted
 //! softly, so that deltas can be read.
 
+mod books;
 mod budgets;
 mod codec;
 mod error;
@@ -22,11 +23,13 @@ mod orgs;
 mod policy;
 mod pool;
 mod prices;
+mod rebuilds;
 mod record;
 mod rerate;
 mod sessions;
 mod thresholds;
 
+pub use books::{Books, BooksSince, LapsedRecord};
 pub use error::StoreError;
 pub use event_write::Written;
 pub use idempotency::IDEMPOTENCY_KEPT_MS;
@@ -40,6 +43,7 @@ pub use model::{
 pub use open::OpenError;
 pub use orgs::Founding;
 pub use prices::{PriceRecord, StoredCatalogue};
+pub use rebuilds::{RebuildRecord, UnderWay};
 pub use rerate::RerateFilter;
 pub use thresholds::Crossing;
 

@@ -26,6 +26,18 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// Begins a transaction that reads everything as it is at one moment.
+    pub(super) async fn begin_reading(&self) -> Result<Tx, sqlx::Error> {
+        Ok(match self {
+            Self::Sqlite { r, .. } => Tx::Sqlite(r.begin().await?),
+            Self::Postgres(pool) => {
+                Tx::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+            }
+        })
+    }
+}
+
 impl Tx {
     pub(super) async fn commit(self) -> Result<(), sqlx::Error> {
         match self {

@@ -10,7 +10,9 @@ use nullspend_core::{
 };
 use nullspend_proto::internal::{self as proto, AttemptStub, Closed, Denied};
 
-use super::{EventRecord, Source, ingest::DenialRecord};
+use prost::Message as _;
+
+use super::{EventRecord, Source, ingest::DenialRecord, rebuilds::UnderWay};
 
 /// Longest stored text in bytes. PostgreSQL refuses index entries above a third of a page, and a provider's request id
 /// may be as long as a header.
@@ -76,6 +78,17 @@ fn charges(stub: &AttemptStub) -> Result<Vec<BudgetCharge>, String> {
 
 fn tags(maps: [&BTreeMap<String, String>; 2]) -> BTreeMap<String, String> {
     maps.into_iter().flatten().map(|(name, value)| (clean(name), clean(value))).collect()
+}
+
+/// A call under way. One that makes no sense is refused: a rebuild must know of all.
+pub(super) fn under_way(stub: &AttemptStub) -> Result<UnderWay, String> {
+    Ok(UnderWay {
+        attempt: id("attempt_id", &stub.attempt_id)?,
+        held: amount("held_nanos", stub.held_nanos)?,
+        charges: charges(stub)?,
+        session_id: stub.session_id.clone(),
+        stub: stub.encode_to_vec().into(),
+    })
 }
 
 /// The event of a closed attempt.

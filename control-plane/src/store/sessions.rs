@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 
 use nullspend_core::{
     attempt::BudgetCharge,
-    id::{BudgetId, OrgId},
-    ledger::{SESSION_IDLE_MS, SessionSpend},
+    id::BudgetId,
+    ledger::SESSION_IDLE_MS,
     money::{MAX_TOTAL_NANOS, Nanos},
 };
 
 use super::{
     EventRecord, Store,
-    codec::Reader,
     error::{During, StoreError},
     pool::{Tx, on_pool, on_tx},
 };
@@ -138,38 +137,6 @@ impl Tx {
 type SessionRow = ((BudgetId, u32, String), i64, i64, i64);
 
 impl Store {
-    /// What sessions used after `used_after_ms` have spent of every live budget's current generation.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn session_spends(&self, used_after_ms: i64) -> Result<Vec<(OrgId, SessionSpend)>, StoreError> {
-        const OP: &str = "read sessions";
-        let rows: Vec<(String, String, i64, String, i64, i64)> = on_pool!(read self.pool, |c, Db| {
-            sqlx::query_as(
-                "SELECT b.org_id, b.id, s.generation, s.session_id, s.settled_nanos, s.last_used_ms \
-                 FROM budget_sessions s JOIN budgets b ON b.id = s.budget_id AND b.generation = s.generation \
-                 WHERE b.deleted_at_ms IS NULL AND s.last_used_ms > $1 ORDER BY b.org_id, b.id, s.session_id",
-            )
-            .bind(used_after_ms)
-            .fetch_all(c)
-            .await
-            .during(OP)?
-        });
-        let read = Reader(OP);
-        rows.into_iter()
-            .map(|(org, budget, generation, session, settled, last_used_ms)| {
-                let spend = SessionSpend {
-                    budget: read.id("id", &budget)?,
-                    generation: read.number("generation", generation)?,
-                    session: session.into(),
-                    settled: Nanos(settled),
-                    last_used_ms,
-                };
-                Ok((read.id("org_id", &org)?, spend))
-            })
-            .collect()
-    }
-
     /// Deletes at most `limit` sessions that were last used before `before_ms`; returns how many.
     ///
     /// # Errors

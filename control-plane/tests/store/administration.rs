@@ -1,6 +1,8 @@
 //! Organisations, keys, budgets, policy, nodes.
 
-use nullspend_control_plane::store::{BudgetPlace, BudgetRecord, Cursor, Founding, Revoked, StoreError};
+use nullspend_control_plane::store::{
+    BooksSince, BudgetPlace, BudgetRecord, Cursor, Founding, Revoked, StoreError,
+};
 use nullspend_core::{
     id::{BudgetId, Ids, KeyId, OrgId, RandomIds, UserId},
     ledger::CounterKey,
@@ -9,7 +11,7 @@ use nullspend_core::{
     window::{Interval, TimeZone},
 };
 
-use crate::world::{Founded, NOW, World, attempt, budget, closed, key_record, open, records};
+use crate::world::{Founded, NOW, SINCE, World, attempt, budget, closed, key_record, open, records};
 
 pub async fn the_first_organisation_is_founded_once(world: World) {
     assert!(world.store.is_new().await.unwrap());
@@ -189,10 +191,13 @@ pub async fn a_place_has_one_live_budget(world: World) {
         "the place is free again"
     );
 
-    let limits = world.store.limits(NOW).await.unwrap();
-    let live: Vec<bool> = limits.iter().map(|(_, live)| *live).collect();
-    assert_eq!(live, [false, true]);
-    assert_eq!(world.store.limits(NOW + 1).await.unwrap().len(), 1, "old deletions are left out");
+    let limits = async |deleted_ms| {
+        let since = BooksSince { deleted_ms, ..SINCE };
+        world.store.books(founded.org, since, &[]).await.unwrap().limits
+    };
+    let known = limits(NOW).await.iter().map(|change| change.limit).collect::<Vec<_>>();
+    assert_eq!(known, [None, Some(Nanos(5))]);
+    assert_eq!(limits(NOW + 1).await.len(), 1, "old deletions are left out");
 }
 
 pub async fn resets_leave_old_windows_behind(world: World) {
@@ -202,11 +207,12 @@ pub async fn resets_leave_old_windows_behind(world: World) {
     world.store.ingest_records("dp", &records([closed(&founded, attempt(), 40, &[id])]), NOW).await.unwrap();
     let counter = CounterKey { budget: id, generation: 1, window_start_ms: 1_000 };
     assert_eq!(world.store.settled(counter).await.unwrap(), Nanos(40));
-    assert_eq!(world.store.settled_windows(NOW).await.unwrap(), vec![(founded.org, counter, Nanos(40))]);
+    let windows = async || world.store.books(founded.org, SINCE, &[]).await.unwrap().settled;
+    assert_eq!(windows().await, [(counter, Nanos(40))]);
     let reset =
         world.store.change_budget(founded.org, id, |budget| budget.rule.generation += 1).await.unwrap();
     assert_eq!(reset.unwrap().rule.generation, 2);
-    assert_eq!(world.store.settled_windows(NOW).await.unwrap(), Vec::new());
+    assert_eq!(windows().await, []);
     assert_eq!(world.store.settled(counter).await.unwrap(), Nanos(40), "what was spent stays known");
     assert_eq!(world.store.settled(CounterKey { generation: 2, ..counter }).await.unwrap(), Nanos::ZERO);
 }

@@ -6,6 +6,7 @@ mod calls;
 mod events;
 mod ingest;
 mod prices;
+mod rebuilds;
 mod sessions;
 mod thresholds;
 mod world;
@@ -67,6 +68,9 @@ suite! {
     events::pages_tile_the_list,
     events::denials_are_listed_apart_and_age,
     events::reported_requests_are_unique,
+    rebuilds::a_rebuild_waits_for_everyone_who_may_have_work,
+    rebuilds::a_delivery_that_makes_no_sense_is_told,
+    rebuilds::books_tell_what_lapsed_and_what_is_recorded,
     prices::a_price_is_kept_with_every_version_of_its_end,
     prices::a_refused_price_changes_nothing,
     prices::the_last_catalogue_is_in_force,

@@ -1,5 +1,6 @@
 //! What sessions have spent.
 
+use nullspend_control_plane::store::BooksSince;
 use nullspend_core::{
     id::BudgetId,
     ledger::SESSION_IDLE_MS,
@@ -9,7 +10,7 @@ use nullspend_proto::internal as proto;
 
 use crate::{
     administration::live_budget,
-    world::{Founded, NOW, World, attempt, closed, records},
+    world::{Founded, NOW, SINCE, World, attempt, closed, records},
 };
 
 /// An attempt of a session that began and ended so long after [`NOW`].
@@ -36,9 +37,10 @@ async fn take(world: &World, batch: impl IntoIterator<Item = proto::Closed>) {
 }
 
 /// Sessions used after an instant, with what they have spent and when they last did.
-async fn spends(world: &World, used_after_ms: i64) -> Vec<(String, i64, i64)> {
-    let spends = world.store.session_spends(used_after_ms).await.unwrap();
-    spends.into_iter().map(|(_, s)| (s.session.to_string(), s.settled.0, s.last_used_ms - NOW)).collect()
+async fn spends(world: &World, founded: &Founded, used_after_ms: i64) -> Vec<(String, i64, i64)> {
+    let since = BooksSince { session_used_ms: used_after_ms, ..SINCE };
+    let spends = world.store.books(founded.org, since, &[]).await.unwrap().sessions;
+    spends.into_iter().map(|s| (s.session.to_string(), s.settled.0, s.last_used_ms - NOW)).collect()
 }
 
 fn of(id: &str, settled: i64, last_used: i64) -> (String, i64, i64) {
@@ -59,8 +61,8 @@ pub async fn what_sessions_spend_is_booked_once(world: World) {
     let mut plain = spent(&founded, budget, "a", 1_000, [0, 30]);
     plain.stub.as_mut().unwrap().charges[0].of_session = false;
     take(&world, [plain]).await;
-    assert_eq!(spends(&world, 0).await, [of("a", 42, 20), of("b", 7, 5)]);
-    assert_eq!(spends(&world, NOW + 5).await, [of("a", 42, 20)]);
+    assert_eq!(spends(&world, &founded, 0).await, [of("a", 42, 20), of("b", 7, 5)]);
+    assert_eq!(spends(&world, &founded, NOW + 5).await, [of("a", 42, 20)]);
 }
 
 pub async fn the_truth_corrects_a_session_too(world: World) {
@@ -76,7 +78,7 @@ pub async fn the_truth_corrects_a_session_too(world: World) {
         }
     }
     let expected = [of("cheaper", 45, 30), of("dearer", 95, 30), of("equal", 65, 30)];
-    assert_eq!(spends(&world, 0).await, expected);
+    assert_eq!(spends(&world, &founded, 0).await, expected);
 }
 
 pub async fn a_session_idle_for_a_day_begins_again(world: World) {
@@ -86,12 +88,12 @@ pub async fn a_session_idle_for_a_day_begins_again(world: World) {
         take(&world, [spent(&founded, budget, session, 70, [-100, 0])]).await;
         let ended = SESSION_IDLE_MS + 50;
         take(&world, [spent(&founded, budget, session, 5, [began, ended])]).await;
-        let of_session = spends(&world, 0).await.into_iter().find(|(id, ..)| id == session);
+        let of_session = spends(&world, &founded, 0).await.into_iter().find(|(id, ..)| id == session);
         assert_eq!(of_session, Some(of(session, settled, ended)));
     }
     // What comes late counts: it may have been spent since.
     take(&world, [spent(&founded, budget, "b", 3, [-50, -10])]).await;
-    assert_eq!(spends(&world, 0).await[1], of("b", 8, SESSION_IDLE_MS + 50));
+    assert_eq!(spends(&world, &founded, 0).await[1], of("b", 8, SESSION_IDLE_MS + 50));
 }
 
 pub async fn sessions_saturate_age_and_end_with_their_generation(world: World) {
@@ -101,11 +103,11 @@ pub async fn sessions_saturate_age_and_end_with_their_generation(world: World) {
         take(&world, (0..1_000).map(|_| spent(&founded, budget, "rich", MAX_EVENT.0, [0, 1]))).await;
     }
     take(&world, [spent(&founded, budget, "new", 1, [0, 9])]).await;
-    assert_eq!(spends(&world, 0).await, [of("new", 1, 9), of("rich", MAX_TOTAL_NANOS, 1)]);
+    assert_eq!(spends(&world, &founded, 0).await, [of("new", 1, 9), of("rich", MAX_TOTAL_NANOS, 1)]);
     assert_eq!(world.store.purge_sessions(NOW + 1, 10).await.unwrap(), 0);
     assert_eq!(world.store.purge_sessions(NOW + 2, 10).await.unwrap(), 1);
-    assert_eq!(spends(&world, 0).await, [of("new", 1, 9)]);
+    assert_eq!(spends(&world, &founded, 0).await, [of("new", 1, 9)]);
     let reset = |record: &mut nullspend_control_plane::store::BudgetRecord| record.rule.generation += 1;
     world.store.change_budget(founded.org, budget, reset).await.unwrap().unwrap();
-    assert_eq!(spends(&world, 0).await, []);
+    assert_eq!(spends(&world, &founded, 0).await, []);
 }

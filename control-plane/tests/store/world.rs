@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nullspend_control_plane::store::{Founding, KeyHash, KeyRecord, Store};
+use nullspend_control_plane::store::{BooksSince, Founding, KeyHash, KeyRecord, Store};
 use nullspend_core::{
     id::{BudgetId, Ids, KeyId, OrgId, RandomIds, UserId},
     policy::{KeyIdentity, Role},
@@ -13,6 +13,10 @@ use tempfile::TempDir;
 
 /// A moment all tests begin at.
 pub const NOW: i64 = 1_764_000_000_000;
+
+/// Everything of the day that tests are made on.
+pub const SINCE: BooksSince =
+    BooksSince { deleted_ms: NOW, window_ended_ms: NOW, session_used_ms: 0, lapsed_ms: 0 };
 
 /// Which database.
 #[derive(Clone, Copy, Debug)]

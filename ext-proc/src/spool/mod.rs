@@ -10,6 +10,7 @@ mod read;
 mod recover;
 mod segment;
 mod state;
+mod unsettled;
 mod upkeep;
 
 #[cfg(test)]
@@ -146,6 +147,8 @@ pub struct SpoolStats {
     pub bytes: u64,
     /// Attempts opened and not closed.
     pub open_attempts: u64,
+    /// Attempts closed whose cost the ledger has not been told.
+    pub unsettled: u64,
 }
 
 /// An append-only log in a directory of its own. Cheap to share behind an `Arc`.

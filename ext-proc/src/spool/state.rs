@@ -37,6 +37,8 @@ pub(super) struct State {
     /// Full segments whose last bytes were not forced to the disk yet.
     pub(super) unsynced: Vec<Arc<File>>,
     pub(super) open: HashMap<Uuid, OpenAttempt>,
+    /// Ends whose cost the ledger has not been told, with their numbers.
+    pub(super) unsettled: HashMap<Uuid, u64>,
     pub(super) open_bytes: u64,
     pub(super) bytes: u64,
     pub(super) stop_upkeep: bool,
@@ -73,6 +75,7 @@ pub(super) fn load(dir: &Path) -> Result<(State, Replay), SpoolError> {
         active: Arc::new(active),
         unsynced: Vec::new(),
         open,
+        unsettled: seen.unsettled.iter().map(|(id, (seq, _))| (*id, *seq)).collect(),
         stop_upkeep: false,
         persisted_ack,
         next_seq,
@@ -89,8 +92,9 @@ fn read_ack(dir: &Path) -> u64 {
     fs::read_to_string(dir.join("acked")).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
 }
 
+/// What a run of records comes to.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     ack: u64,
     open: HashMap<Uuid, (OpenAttempt, AttemptStub)>,
     unsettled: HashMap<Uuid, (u64, Closed)>,
@@ -99,7 +103,7 @@ struct Seen {
 }
 
 impl Seen {
-    fn add(&mut self, frame: Frame<'_>) -> Result<(), SpoolError> {
+    pub(super) fn add(&mut self, frame: Frame<'_>) -> Result<(), SpoolError> {
         let record = SpoolRecord::decode(frame.payload)
             .map_err(|_| SpoolError::Record { what: "of this segment is sound but not readable" })?;
         match record.kind {
@@ -127,6 +131,12 @@ impl Seen {
         if seq > self.ack {
             self.unacked.push_back((seq, at_ms));
         }
+    }
+
+    /// The attempts whose cost the ledger has not been told: open ones, and closed ones that were not settled.
+    pub(super) fn into_unsettled(self) -> Vec<AttemptStub> {
+        let open = self.open.into_values().map(|(_, stub)| stub);
+        open.chain(self.unsettled.into_values().filter_map(|(_, closed)| closed.stub)).collect()
     }
 
     fn into_replay(self, next_seq: u64, found: Found) -> Replay {
@@ -163,7 +173,7 @@ enum Effect {
     Open(Uuid),
     Close(Uuid, i64),
     Deny(i64),
-    Settle,
+    Settle(Uuid),
 }
 
 impl Entry {
@@ -176,10 +186,7 @@ impl Entry {
                 Effect::Close(attempt_id(closed_id(closed))?, closed.ended_at_ms)
             }
             Some(spool_record::Kind::Denied(denied)) => Effect::Deny(denied.at_ms),
-            Some(spool_record::Kind::Settled(settled)) => {
-                attempt_id(&settled.attempt_id)?;
-                Effect::Settle
-            }
+            Some(spool_record::Kind::Settled(settled)) => Effect::Settle(attempt_id(&settled.attempt_id)?),
             Some(spool_record::Kind::Opened(Opened { stub: None })) | None => {
                 return Err(SpoolError::Record { what: "is empty" });
             }
@@ -223,10 +230,11 @@ impl State {
                 if let Some(old) = self.open.remove(&id) {
                     self.open_bytes -= old.bytes;
                 }
+                self.unsettled.insert(id, seq);
                 self.unacked.push_back((seq, at_ms));
             }
             Effect::Deny(at_ms) => self.unacked.push_back((seq, at_ms)),
-            Effect::Settle => {}
+            Effect::Settle(id) => drop(self.unsettled.remove(&id)),
         }
         if entry.is_reported() {
             self.last_reported = seq;
@@ -240,7 +248,7 @@ impl State {
         let end = match entry.effect {
             Effect::Open(_) => entry.bytes() + CLOSING_BYTES,
             Effect::Deny(_) => 0,
-            Effect::Close(..) | Effect::Settle => return Ok(()),
+            Effect::Close(..) | Effect::Settle(_) => return Ok(()),
         };
         let kept = self.open_bytes + self.open.len() as u64 * CLOSING_BYTES;
         if self.bytes + entry.bytes() + end + kept > config.max_bytes {
@@ -322,6 +330,7 @@ impl State {
             oldest_at_ms: self.unacked.front().map(|&(_, at_ms)| at_ms),
             bytes: self.bytes,
             open_attempts: self.open.len() as u64,
+            unsettled: self.unsettled.len() as u64,
         }
     }
 }

@@ -280,9 +280,11 @@ fn acknowledged_segments_go_and_open_attempts_survive_them() {
     assert_eq!(ids(&replay.unclosed), [stub(7).attempt_id]);
     assert_eq!(spool.depth(), 0);
     spool.append(&closed(7)).unwrap();
+    spool.append(&settled(7)).unwrap();
     spool.ack(u64::MAX);
     for n in 200..220 {
         spool.append(&closed(n)).unwrap();
+        spool.append(&settled(n)).unwrap();
     }
     spool.ack(u64::MAX);
     spool.tidy().unwrap();
@@ -290,6 +292,38 @@ fn acknowledged_segments_go_and_open_attempts_survive_them() {
     let (_, replay) = open(dir.path(), small);
     assert!(replay.unclosed.is_empty(), "a carried attempt that ended is not opened again");
     assert!(replay.next_seq > 142);
+}
+
+#[test]
+fn an_end_that_the_ledger_has_not_been_told_stays_until_it_has() {
+    let dir = TempDir::new().unwrap();
+    let small = SpoolConfig { segment_bytes: 512, ..config() };
+    let (spool, _) = open(dir.path(), small.clone());
+    for record in [opened(7), closed(7), opened(8)] {
+        spool.append(&record).unwrap();
+    }
+    for n in 100..140 {
+        for record in [opened(n), closed(n), settled(n)] {
+            spool.append(&record).unwrap();
+        }
+    }
+    spool.ack(u64::MAX);
+    spool.tidy().unwrap();
+    let told = |spool: &Spool| {
+        let mut attempts = spool.unsettled().unwrap();
+        attempts.sort_by(|a, b| a.attempt_id.cmp(&b.attempt_id));
+        ids(&attempts).into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&spool), [stub(7).attempt_id, stub(8).attempt_id]);
+    drop(spool);
+    let (spool, replay) = open(dir.path(), small);
+    let ends: Vec<_> = replay.unsettled.iter().filter_map(|closed| closed.stub.clone()).collect();
+    assert_eq!(ids(&ends), [stub(7).attempt_id]);
+    let before = segments(dir.path()).len();
+    spool.append(&settled(7)).unwrap();
+    spool.tidy().unwrap();
+    assert!(segments(dir.path()).len() < before, "nothing keeps the old segments any more");
+    assert_eq!(told(&spool), [stub(8).attempt_id], "what was carried over is told once");
 }
 
 #[test]

@@ -127,6 +127,10 @@ fn drop_oldest(shared: &Shared) -> Result<bool, SpoolError> {
         if state.segments.len() < 2 || oldest.last_seq > state.persisted_ack {
             return Ok(false);
         }
+        // The next start must tell the ledger what this one could not.
+        if state.unsettled.values().any(|seq| *seq <= oldest.last_seq) {
+            return Ok(false);
+        }
         let in_oldest = |open: &OpenAttempt| open.seq <= oldest.last_seq;
         let has_open = state.open.values().any(in_oldest);
         // Carrying is worth it only while at least half of the bytes are waste: otherwise long streams would be

@@ -18,7 +18,8 @@ use arc_swap::ArcSwap;
 use futures::{FutureExt as _, StreamExt as _};
 use nullspend_core::{clock::Clock, policy::Policy};
 use nullspend_proto::internal::{
-    ConfirmPolicyRequest, WatchRequest, WatchResponse, data_plane_service_client::DataPlaneServiceClient,
+    ConfirmPolicyRequest, LedgerRebuild, WatchRequest, WatchResponse,
+    data_plane_service_client::DataPlaneServiceClient,
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -26,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{backoff::Backoff, join::ControlPlane, metrics::Metrics, spool::Spool};
 use rows::{Applied, Rows};
 
-/// Changes are saved at most this often.
-const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// How long a confirmation waits for the disk.
+const SAVE_WAIT: Duration = Duration::from_millis(500);
 /// Messages laid over each other before their policy is published.
 const MERGED_AT_ONCE: usize = 64;
 
@@ -37,6 +38,10 @@ pub struct PolicyWatch {
     state: Mutex<State>,
     /// Counts published policies; 0 before the first.
     published: watch::Sender<u64>,
+    /// How many of them the disk has, or has refused.
+    saved: watch::Sender<u64>,
+    /// Rebuilds of the ledger that wait for this data plane.
+    rebuilds: watch::Sender<Vec<LedgerRebuild>>,
     path: PathBuf,
     dataplane_id: String,
     clock: Arc<dyn Clock>,
@@ -67,6 +72,8 @@ impl PolicyWatch {
             policy: ArcSwap::default(),
             state: Mutex::default(),
             published: watch::Sender::new(0),
+            saved: watch::Sender::new(0),
+            rebuilds: watch::Sender::default(),
             dataplane_id: spool.dataplane_id().to_owned(),
             path,
             clock,
@@ -89,6 +96,12 @@ impl PolicyWatch {
     #[must_use]
     pub fn ready(&self) -> bool {
         *self.published.borrow() > 0
+    }
+
+    /// Rebuilds of the ledger that wait for what this data plane has under way.
+    #[must_use]
+    pub fn rebuilds(&self) -> watch::Receiver<Vec<LedgerRebuild>> {
+        self.rebuilds.subscribe()
     }
 
     /// Whether the stream from the control plane is up.
@@ -202,9 +215,13 @@ impl PolicyWatch {
         Ok(())
     }
 
-    /// Tells the control plane what is enforced now. It waits for that only briefly, so a failure needs no repeat.
+    /// Tells the control plane what is enforced now, once a restart would enforce it too. It waits for that only briefly,
+    /// so a failure needs no repeat.
     async fn confirm(&self, client: &mut DataPlaneServiceClient<ControlPlane>) {
         let policy = self.current();
+        let published = *self.published.borrow();
+        let mut saved = self.saved.subscribe();
+        let _ = tokio::time::timeout(SAVE_WAIT, saved.wait_for(|saved| *saved >= published)).await;
         let confirmed = client.confirm_policy(ConfirmPolicyRequest {
             dataplane_id: self.dataplane_id.clone(),
             history_id: policy.history_id.clone(),
@@ -222,7 +239,13 @@ impl PolicyWatch {
         {
             let mut state = self.state();
             let refused_before = state.rows.refused;
-            for message in messages {
+            for mut message in messages {
+                let rebuilds = std::mem::take(&mut message.rebuilds);
+                self.rebuilds.send_if_modified(|known| {
+                    let changed = *known != rebuilds;
+                    *known = rebuilds;
+                    changed
+                });
                 last = state.rows.apply(message);
                 changed |= last == Applied::Changed;
                 if last == Applied::Resync {
@@ -248,11 +271,10 @@ impl PolicyWatch {
                 changed = published.changed() => changed.is_err(),
                 () = shutdown.cancelled() => true,
             };
-            if !stopping {
-                let _ = tokio::time::timeout(SAVE_EVERY, shutdown.cancelled()).await;
-            }
-            published.mark_unchanged();
+            // Changes that come meanwhile are saved together.
+            let count = *published.borrow_and_update();
             self.save_now().await;
+            self.saved.send_replace(count);
             if stopping {
                 return;
             }

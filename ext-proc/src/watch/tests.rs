@@ -258,6 +258,24 @@ async fn a_restart_without_the_control_plane_goes_on_with_the_last_policy() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+#[tokio::test]
+async fn what_is_confirmed_outlives_a_death() {
+    let world = World::new();
+    let watch = world.load();
+    let stream = world.plane.next_watch();
+    let _running = world.run(&watch);
+    for revision in 4..8 {
+        stream.send(Ok(snapshot(revision))).unwrap();
+        let confirmed = async {
+            while !world.plane.confirmed().contains(&revision) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, confirmed).await.unwrap();
+        assert_eq!(world.load().current().revision, revision, "a restart that nobody prepared");
+    }
+}
+
 #[test]
 fn a_damaged_saved_policy_is_not_believed() {
     let world = World::new();

@@ -27,6 +27,8 @@ pub(super) struct OfOrg {
     pub(super) seen: Seen,
     /// Of the rebuild this process has begun; empty when it has not.
     pub(super) token: String,
+    /// The books were found lost, and were not found whole since.
+    pub(super) lost: bool,
     /// Lapses whose stubs were handed to a caller, to be told at the next sweep.
     pub(super) received: Vec<AttemptId>,
 }
@@ -50,14 +52,18 @@ impl Known {
     /// Replies of calls made at once come in any order.
     pub(super) fn saw(&self, org: OrgId, seen: Seen) {
         self.with(org, |of| {
+            of.lost = false;
             if seen.order() > of.seen.order() {
                 of.seen = seen;
             }
         });
     }
 
-    /// The books are gone: what was seen of them tells nothing of the next ones.
-    pub(super) fn forget(&self, org: OrgId) {
-        self.with(org, |of| of.seen = Seen { seq: 0, run: String::new(), ..of.seen.clone() });
+    /// The books are gone: what was seen of them tells nothing of the next ones. True when that is news.
+    pub(super) fn forget(&self, org: OrgId) -> bool {
+        self.with(org, |of| {
+            of.seen = Seen { seq: 0, run: String::new(), ..of.seen.clone() };
+            !std::mem::replace(&mut of.lost, true)
+        })
     }
 }

@@ -67,13 +67,13 @@ pub struct RedisConfig {
 }
 
 impl RedisConfig {
-    /// With the usual times: 100 ms for an operation, a second's pause after 5 failures.
+    /// With the usual times: 200 ms for an operation, a second's pause after 5 failures.
     #[must_use]
     pub fn new(url: SecretString) -> Self {
         Self {
             url,
             prefix: "nullspend".to_owned(),
-            timeout: Duration::from_millis(100),
+            timeout: Duration::from_millis(200),
             breaker_failures: 5,
             breaker_interval: Duration::from_secs(1),
         }
@@ -189,8 +189,9 @@ impl RedisLedger {
                 Ok(reply)
             }
             "gone" => {
-                self.known.forget(org);
-                tracing::error!(%org, "the ledger's books are lost or were never loaded: nothing is decided until they are rebuilt");
+                if self.known.forget(org) {
+                    tracing::warn!(%org, "the ledger's books are lost or were never made: nothing is decided until they are");
+                }
                 Err(Failure::Gone)
             }
             "taken" => {

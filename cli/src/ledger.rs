@@ -1,0 +1,107 @@
+//! `nullspend ledger`: an operator's word on the ledger.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::bail;
+use nullspend_control_plane::ControlPlane;
+use nullspend_core::id::RandomIds;
+
+use crate::{
+    config::Config,
+    paths::Paths,
+    planes::{self, database_url},
+    up::{node_id, open_control_plane},
+};
+
+/// What is on its way from data planes to the database arrives within this.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How often differences are looked at again before they are told.
+const LOOKS: usize = 5;
+
+/// Makes this data directory's node the owner of the database's in-process ledger, when the operator has confirmed it.
+pub async fn take_over(config: &Config, confirmed: bool) -> anyhow::Result<()> {
+    if !confirmed {
+        bail!(
+            "the spool of the node that owns this database may hold cost that was not reported yet; start that node \
+             once more if it can still run. If it is gone for good, repeat with --yes"
+        );
+    }
+    let paths = Paths::prepare(&config.data_dir)?;
+    let _lock = paths.lock()?;
+    let node = node_id(&paths.data_dir, &RandomIds)?;
+    let control_plane = open_control_plane(&database_url(config, &paths)).await?;
+    let before = control_plane.take_over_node(&node).await?;
+    control_plane.close().await;
+    println!(
+        "the database belonged to node {before} and now belongs to node {node} of {}",
+        paths.data_dir.display()
+    );
+    Ok(())
+}
+
+/// Compares every window's settled total in Redis with the database. True when they agree.
+pub async fn verify(config: &Config) -> anyhow::Result<bool> {
+    let control_plane = shared(config, "verify").await?;
+    let mut totals = control_plane.compare_ledger().await?;
+    let mut differing = totals.iter().filter(|totals| totals.differ()).count();
+    for _ in 1..LOOKS {
+        if differing == 0 {
+            break;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        totals = control_plane.compare_ledger().await?;
+        differing = totals.iter().filter(|totals| totals.differ()).count();
+    }
+    control_plane.close().await;
+    for totals in totals.iter().filter(|totals| totals.differ()) {
+        let window = totals.counter;
+        println!(
+            "budget {} generation {} window {}: the ledger has {}, the database {}",
+            window.budget, window.generation, window.window_start_ms, totals.ledger, totals.store
+        );
+    }
+    match differing {
+        0 => println!("ledger and database agree on {} windows", totals.len()),
+        _ => println!(
+            "{differing} of {} windows differ; `nullspend ledger rebuild` makes them again",
+            totals.len()
+        ),
+    }
+    Ok(differing == 0)
+}
+
+/// Gives the books in Redis up, so that they are made again, without the data planes that are gone for good.
+pub async fn rebuild(config: &Config, without: &[String], confirmed: bool) -> anyhow::Result<()> {
+    if !confirmed {
+        bail!(
+            "calls are refused with 503 budget_unavailable until every data plane has told what it has under way, which \
+             takes a second or two; cost that only a data plane named by --without knows is left out until it comes \
+             back. Repeat with --yes"
+        );
+    }
+    let control_plane = shared(config, "rebuild").await?;
+    for dataplane in without {
+        if !control_plane.write_off(dataplane).await? {
+            bail!(
+                "no data plane {dataplane} is known; the control plane's log names those that a rebuild waits for"
+            );
+        }
+        println!("data plane {dataplane} is not waited for any more");
+    }
+    control_plane.give_up_ledger().await?;
+    control_plane.close().await;
+    println!("the running control plane makes the books again; its log says when it is done");
+    Ok(())
+}
+
+async fn shared(config: &Config, what: &str) -> anyhow::Result<Arc<ControlPlane>> {
+    if config.redis_url.is_none() {
+        bail!(
+            "`nullspend ledger {what}` is for a ledger in Redis (redis_url); the one inside `nullspend up` is made from \
+             the database at each start, and its metric nullspend_control_ledger_drift_nanodollars compares the two"
+        );
+    }
+    let parts = planes::shared_ledger(config, "ledger")?;
+    let paths = Paths::prepare(&config.data_dir)?;
+    planes::control_plane(&database_url(config, &paths), None, parts).await
+}

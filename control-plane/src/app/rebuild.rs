@@ -1,0 +1,271 @@
+//! Making the ledger's books again: from the store, and from what data planes have under way (design §6, Rebuild).
+//!
+//! Of each call exactly one thing becomes true, whatever its data plane was doing: its cost is in the totals that are
+//! loaded and its id is known as done, or it is held again. What the store has is looked up and summed up in one reading,
+//! so that no event comes in between.
+
+use std::collections::BTreeMap;
+
+use nullspend_core::{
+    id::{AttemptId, OrgId},
+    ledger::{CounterKey, Reserve, ReserveOutcome, Restored, SESSION_IDLE_MS},
+    money::Nanos,
+};
+use nullspend_proto::internal::DeliverRequest;
+
+use super::{App, AppError};
+use crate::store::{BooksSince, LapsedRecord, RebuildRecord, UnderWay};
+
+/// Deletions this recent may still matter to a data plane that was away.
+const DELETED_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+/// Windows that ended this recently are loaded too: holds may have been taken in them. And lapses this recent may yet be
+/// corrected.
+const ENDED_MS: i64 = 24 * 60 * 60 * 1000;
+/// The lease that a restored hold gets, before its owner renews it.
+const LEASE_MS: i64 = 60_000;
+
+/// What a look at the ledger's books came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Looked {
+    /// Organisations whose books were made again.
+    pub rebuilt: usize,
+    /// Data planes that a rebuild waits for, by organisation.
+    pub waiting: BTreeMap<OrgId, Vec<String>>,
+}
+
+/// One window's settled spend, from both sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Whose.
+    pub org: OrgId,
+    /// Which window of which budget.
+    pub counter: CounterKey,
+    /// What the events sum to.
+    pub store: Nanos,
+    /// What decisions are made by.
+    pub ledger: Nanos,
+}
+
+impl Totals {
+    /// Whether the two sides say different things.
+    #[must_use]
+    pub fn differ(&self) -> bool {
+        self.store != self.ledger
+    }
+}
+
+impl App {
+    /// Looks at every organisation's books, and makes lost ones again as soon as every data plane that may have work
+    /// under way has told of it.
+    ///
+    /// # Errors
+    /// When the store or the ledger does not answer.
+    pub async fn rebuild_lost(&self) -> Result<Looked, AppError> {
+        let mut looked = Looked::default();
+        let under_way: BTreeMap<OrgId, RebuildRecord> =
+            self.store.list_rebuilds().await?.into_iter().map(|rebuild| (rebuild.org, rebuild)).collect();
+        for org in self.store.org_ids().await? {
+            let known = under_way.get(&org);
+            if !self.ledger.is_lost(org).await? {
+                if let Some(done) = known {
+                    self.store.end_rebuild(&done.id).await?;
+                    self.wake_watchers();
+                }
+                continue;
+            }
+            let rebuild = match known {
+                Some(rebuild) => rebuild.clone(),
+                None => self.begin_rebuild(org).await?,
+            };
+            let awaited = self.store.awaited_dataplanes(&rebuild.id).await?;
+            if awaited.is_empty() {
+                looked.rebuilt += usize::from(self.finish_rebuild(&rebuild).await?);
+            } else {
+                looked.waiting.insert(org, awaited);
+            }
+        }
+        Ok(looked)
+    }
+
+    async fn begin_rebuild(&self, org: OrgId) -> Result<RebuildRecord, AppError> {
+        let id = self.ids.v4().to_string();
+        let begun = RebuildRecord { org, id, began_at_ms: self.clock.now_ms() };
+        let rebuild = self.store.begin_rebuild(&begun).await?;
+        self.wake_watchers();
+        Ok(rebuild)
+    }
+
+    async fn finish_rebuild(&self, rebuild: &RebuildRecord) -> Result<bool, AppError> {
+        let delivered = self.store.delivered(&rebuild.id).await?;
+        let under_way = delivered.len();
+        if !self.fill(rebuild.org, delivered, Some(rebuild)).await? {
+            return Ok(false);
+        }
+        self.wake_watchers();
+        let took_ms = self.clock.now_ms() - rebuild.began_at_ms;
+        tracing::warn!(org = %rebuild.org, under_way, took_ms, "the ledger's books are made again");
+        Ok(true)
+    }
+
+    /// Keeps what a data plane has under way; false when nobody waits for it.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn delivered(&self, delivery: &DeliverRequest) -> Result<bool, AppError> {
+        let kept = self.store.keep_delivery(delivery).await?;
+        self.looking.notify_one();
+        Ok(kept)
+    }
+
+    /// Waits until a look at the books may find something new.
+    pub async fn something_delivered(&self) {
+        self.looking.notified().await;
+    }
+
+    /// Fills a ledger that begins with this process, for every organisation. The spool must have been replayed into the
+    /// store before (design §5 Start).
+    ///
+    /// # Errors
+    /// When the store or the ledger does not answer.
+    pub async fn load_ledger(&self) -> Result<(), AppError> {
+        for org in self.store.org_ids().await? {
+            self.fill(org, Vec::new(), None).await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the ledger every limit again: a change that was stored may not have reached it.
+    ///
+    /// # Errors
+    /// When the store or the ledger does not answer.
+    pub async fn apply_all_limits(&self) -> Result<(), AppError> {
+        for org in self.store.org_ids().await? {
+            let books = self.store.books(org, self.recent(), &[]).await?;
+            self.ledger.apply_limits(org, &books.limits).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives every organisation's books up, on an operator's word: they are made again.
+    ///
+    /// # Errors
+    /// When the store or the ledger does not answer.
+    pub async fn give_up_ledger(&self) -> Result<(), AppError> {
+        for org in self.store.org_ids().await? {
+            self.ledger.give_up(org).await?;
+        }
+        Ok(())
+    }
+
+    /// The settled totals of every window that has not ended, as the ledger has them and as the store has them. What is on
+    /// its way from one to the other differs.
+    ///
+    /// # Errors
+    /// When the store or the ledger does not answer.
+    pub async fn compare_ledger(&self) -> Result<Vec<Totals>, AppError> {
+        let mut totals = Vec::new();
+        for org in self.store.org_ids().await? {
+            let since = BooksSince { window_ended_ms: self.clock.now_ms(), ..self.recent() };
+            let books = self.store.books(org, since, &[]).await?;
+            let counters: Vec<CounterKey> = books.settled.iter().map(|(counter, _)| *counter).collect();
+            let balances = self.ledger.balances(org, &counters).await?;
+            totals.extend(
+                books.settled.into_iter().zip(balances).map(|((counter, store), balance)| Totals {
+                    org,
+                    counter,
+                    store,
+                    ledger: balance.settled,
+                }),
+            );
+        }
+        Ok(totals)
+    }
+
+    fn recent(&self) -> BooksSince {
+        let now_ms = self.clock.now_ms();
+        BooksSince {
+            deleted_ms: now_ms - DELETED_MS,
+            window_ended_ms: now_ms - ENDED_MS,
+            session_used_ms: now_ms - SESSION_IDLE_MS,
+            lapsed_ms: now_ms - ENDED_MS,
+        }
+    }
+
+    /// False when the books turn out to be whole.
+    async fn fill(
+        &self,
+        org: OrgId,
+        under_way: Vec<UnderWay>,
+        rebuild: Option<&RebuildRecord>,
+    ) -> Result<bool, AppError> {
+        // A report that is charged and not stored yet would be in neither.
+        let _no_reports = self.charging.write().await;
+        if !self.ledger.begin_rebuild(org).await? {
+            return Ok(false);
+        }
+        let ids: Vec<AttemptId> = under_way.iter().map(|call| call.attempt).collect();
+        let books = self.store.books(org, self.recent(), &ids).await?;
+        self.ledger.apply_limits(org, &books.limits).await?;
+        self.ledger.load(org, &books.settled).await?;
+        self.ledger.load_sessions(org, &books.sessions).await?;
+        let done: Vec<AttemptId> = books.recorded.iter().copied().collect();
+        self.ledger.restore_done(org, &done).await?;
+        // Lapses come first: what lapsed is not held again.
+        for lapse in &books.lapsed {
+            self.put_back(org, &lapsed(org, lapse), Restored::Lapsed).await?;
+        }
+        for call in under_way.iter().filter(|call| !books.recorded.contains(&call.attempt)) {
+            self.put_back(org, &held(org, call), Restored::Held).await?;
+        }
+        if let Some(rebuild) = rebuild {
+            // Before the books are whole: what was delivered is of this loss, and must not be used for another.
+            self.store.end_rebuild(&rebuild.id).await?;
+        }
+        self.ledger.finish_rebuild(org).await?;
+        Ok(true)
+    }
+
+    async fn put_back(&self, org: OrgId, reserve: &Reserve, as_a: Restored) -> Result<(), AppError> {
+        match self.ledger.restore(reserve, as_a).await? {
+            ReserveOutcome::Invalid(misuse) => {
+                // It is charged when its owner tells its cost.
+                tracing::error!(%org, attempt = %reserve.hold, %misuse, "a call cannot be put back into the ledger");
+            }
+            ReserveOutcome::Reserved { .. } | ReserveOutcome::AlreadyDone => {}
+            other => {
+                return Err(AppError::internal("The ledger refuses what must be put back", Refused(other)));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0:?}")]
+struct Refused(ReserveOutcome);
+
+fn lapsed(org: OrgId, lapse: &LapsedRecord) -> Reserve {
+    Reserve {
+        hold: lapse.attempt,
+        org,
+        scopes: lapse.charges.iter().map(|charge| charge.scope()).collect(),
+        session: lapse.session_id.as_deref().map(Into::into),
+        finalize: false,
+        amount: lapse.cost,
+        lease_ms: LEASE_MS,
+        stub: bytes::Bytes::new(),
+    }
+}
+
+fn held(org: OrgId, call: &UnderWay) -> Reserve {
+    Reserve {
+        hold: call.attempt,
+        org,
+        scopes: call.charges.iter().map(|charge| charge.scope()).collect(),
+        session: call.session_id.as_deref().map(Into::into),
+        finalize: false,
+        amount: call.held,
+        lease_ms: LEASE_MS,
+        stub: call.stub.clone(),
+    }
+}

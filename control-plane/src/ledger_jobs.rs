@@ -1,0 +1,114 @@
+//! What is done for a ledger that outlives this process: lost books are made again, and its totals are compared with the
+//! store's.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use nullspend_core::{id::OrgId, ledger::CounterKey};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::{App, AppError},
+    metrics::Metrics,
+};
+
+/// How often books are looked at; a delivery makes it at once.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How often totals are compared: what is spent in between must have reached both.
+const COMPARE_EVERY: Duration = Duration::from_secs(30);
+/// How often it is told that a rebuild waits.
+const TELL_EVERY: u32 = 20;
+
+/// Both, until `stop`.
+pub(crate) async fn follow(app: Arc<App>, metrics: Arc<Metrics>, stop: CancellationToken) {
+    let looking = look(&app, &metrics);
+    let comparing = compare(&app, &metrics);
+    let _ = stop.run_until_cancelled(async { tokio::join!(looking, comparing) }).await;
+}
+
+async fn look(app: &App, metrics: &Metrics) {
+    let mut looks: u32 = 0;
+    loop {
+        match app.rebuild_lost().await {
+            Ok(looked) => {
+                metrics.ledger_rebuilds.inc_by(looked.rebuilt as u64);
+                metrics.ledger_waiting.set(i64::try_from(looked.waiting.len()).unwrap_or(i64::MAX));
+                for (org, dataplanes) in &looked.waiting {
+                    if looks.is_multiple_of(TELL_EVERY) {
+                        tracing::warn!(
+                            %org,
+                            ?dataplanes,
+                            "a rebuild of the ledger waits for data planes; one that is gone for good is given up by \
+                             `nullspend ledger rebuild --without ID`"
+                        );
+                    }
+                }
+                looks = if looked.waiting.is_empty() { 0 } else { looks + 1 };
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the ledger's books cannot be seen")
+            }
+        }
+        let _ = tokio::time::timeout(LOOK_EVERY, app.something_delivered()).await;
+    }
+}
+
+async fn compare(app: &App, metrics: &Metrics) {
+    let mut before = BTreeMap::new();
+    loop {
+        tokio::time::sleep(COMPARE_EVERY).await;
+        match drift(app).await {
+            Ok(now) => {
+                let lasting: i64 =
+                    now.iter().map(|(key, nanos)| lasting(before.get(key).copied(), *nanos)).sum();
+                metrics.ledger_drift_nanos.set(lasting);
+                if lasting > 0 {
+                    tracing::error!(
+                        nanos = lasting,
+                        "the ledger's totals differ from the store's: `nullspend ledger verify` says where"
+                    );
+                }
+                before = now;
+            }
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "the ledger cannot be compared")
+            }
+        }
+    }
+}
+
+/// By how much the ledger's settled totals are above the store's, where they differ, in nano-dollars.
+async fn drift(app: &App) -> Result<BTreeMap<(OrgId, CounterKey), i64>, AppError> {
+    let totals = app.compare_ledger().await?;
+    Ok(totals
+        .into_iter()
+        .map(|t| ((t.org, t.counter), t.ledger.0 - t.store.0))
+        .filter(|(_, nanos)| *nanos != 0)
+        .collect())
+}
+
+/// The part of a difference that was there at the last look too: what is on its way passes.
+fn lasting(before: Option<i64>, now: i64) -> i64 {
+    match before {
+        Some(before) if before.signum() == now.signum() => before.abs().min(now.abs()),
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::lasting;
+
+    #[test]
+    fn a_difference_counts_as_far_as_it_lasts() {
+        for (before, now, counted) in [
+            (None, 5, 0),
+            (Some(5), 5, 5),
+            (Some(9), 5, 5),
+            (Some(5), 9, 5),
+            (Some(-5), 5, 0),
+            (Some(-5), -7, 5),
+        ] {
+            assert_eq!(lasting(before, now), counted, "{before:?} {now}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What the store knows of an organisation's books, all at one moment: a ledger is made again from it.
+
+use std::collections::HashSet;
+
+use nullspend_core::{
+    attempt::BudgetCharge,
+    id::{AttemptId, OrgId},
+    ledger::{CounterKey, LimitChange, SessionSpend},
+    money::Nanos,
+};
+
+use super::{
+    Store,
+    codec::Reader,
+    error::{During, StoreError},
+    pool::{Tx, on_tx},
+};
+
+/// Ids of one statement.
+const CHUNK: usize = 500;
+const OP: &str = "read the books";
+
+/// What is too old to matter.
+#[derive(Clone, Copy, Debug)]
+pub struct BooksSince {
+    /// Budgets deleted before are left out.
+    pub deleted_ms: i64,
+    /// Windows that had ended by then are left out.
+    pub window_ended_ms: i64,
+    /// Sessions last used by then are left out.
+    pub session_used_ms: i64,
+    /// Lapses before are left out.
+    pub lapsed_ms: i64,
+}
+
+/// The books of one organisation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Books {
+    /// Limits of live budgets, and deletions.
+    pub limits: Vec<LimitChange>,
+    /// Settled spend of every live budget's current generation.
+    pub settled: Vec<(CounterKey, Nanos)>,
+    /// What sessions have spent of them.
+    pub sessions: Vec<SessionSpend>,
+    /// Lapsed events, whose owners may yet tell the truth.
+    pub lapsed: Vec<LapsedRecord>,
+    /// Of the attempts asked for, those whose cost is known and in the sums.
+    pub recorded: HashSet<AttemptId>,
+}
+
+/// An event that stands for a call nobody saw end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LapsedRecord {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// What was charged.
+    pub cost: Nanos,
+    /// To what.
+    pub charges: Vec<BudgetCharge>,
+    /// The caller's session.
+    pub session_id: Option<String>,
+}
+
+impl Store {
+    /// Reads an organisation's books, and which of `attempts` they have the cost of.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn books(
+        &self,
+        org: OrgId,
+        since: BooksSince,
+        attempts: &[AttemptId],
+    ) -> Result<Books, StoreError> {
+        let mut tx = self.pool.begin_reading().await.during(OP)?;
+        let books = Books {
+            limits: tx.limits(org, since.deleted_ms).await?,
+            settled: tx.settled_windows(org, since.window_ended_ms).await?,
+            sessions: tx.session_spends(org, since.session_used_ms).await?,
+            lapsed: tx.lapsed(org, since.lapsed_ms).await?,
+            recorded: tx.recorded(attempts).await?,
+        };
+        tx.commit().await.during(OP)?;
+        Ok(books)
+    }
+}
+
+impl Tx {
+    async fn limits(&mut self, org: OrgId, deleted_ms: i64) -> Result<Vec<LimitChange>, StoreError> {
+        let rows: Vec<(String, i64, i64, Option<i64>)> = on_tx!(&mut *self, |c, Db| {
+            sqlx::query_as(
+                "SELECT id, revision, limit_nanos, deleted_at_ms FROM budgets \
+                 WHERE org_id = $1 AND (deleted_at_ms IS NULL OR deleted_at_ms >= $2) ORDER BY revision",
+            )
+            .bind(org.bare())
+            .bind(deleted_ms)
+            .fetch_all(&mut *c)
+            .await
+            .during(OP)?
+        });
+        let read = Reader(OP);
+        rows.into_iter()
+            .map(|(budget, revision, limit, deleted)| {
+                let limit = deleted.is_none().then_some(Nanos(limit));
+                let (budget, revision) = (read.id("id", &budget)?, read.number("revision", revision)?);
+                Ok(LimitChange { budget, revision, limit })
+            })
+            .collect()
+    }
+
+    async fn settled_windows(
+        &mut self,
+        org: OrgId,
+        ended_ms: i64,
+    ) -> Result<Vec<(CounterKey, Nanos)>, StoreError> {
+        let rows: Vec<(String, i64, i64, i64)> = on_tx!(&mut *self, |c, Db| {
+            sqlx::query_as(
+                "SELECT b.id, w.generation, w.window_start_ms, w.settled_nanos FROM budget_windows w \
+                 JOIN budgets b ON b.id = w.budget_id AND b.generation = w.generation \
+                 WHERE b.org_id = $1 AND b.deleted_at_ms IS NULL \
+                 AND (w.window_end_ms IS NULL OR w.window_end_ms > $2) ORDER BY b.id, w.window_start_ms",
+            )
+            .bind(org.bare())
+            .bind(ended_ms)
+            .fetch_all(&mut *c)
+            .await
+            .during(OP)?
+        });
+        let read = Reader(OP);
+        rows.into_iter()
+            .map(|(budget, generation, window_start_ms, settled)| {
+                let (budget, generation) = (read.id("id", &budget)?, read.number("generation", generation)?);
+                Ok((CounterKey { budget, generation, window_start_ms }, Nanos(settled)))
+            })
+            .collect()
+    }
+
+    async fn session_spends(&mut self, org: OrgId, used_ms: i64) -> Result<Vec<SessionSpend>, StoreError> {
+        let rows: Vec<(String, i64, String, i64, i64)> = on_tx!(&mut *self, |c, Db| {
+            sqlx::query_as(
+                "SELECT b.id, s.generation, s.session_id, s.settled_nanos, s.last_used_ms \
+                 FROM budget_sessions s JOIN budgets b ON b.id = s.budget_id AND b.generation = s.generation \
+                 WHERE b.org_id = $1 AND b.deleted_at_ms IS NULL AND s.last_used_ms > $2 \
+                 ORDER BY b.id, s.session_id",
+            )
+            .bind(org.bare())
+            .bind(used_ms)
+            .fetch_all(&mut *c)
+            .await
+            .during(OP)?
+        });
+        let read = Reader(OP);
+        rows.into_iter()
+            .map(|(budget, generation, session, settled, last_used_ms)| {
+                let (budget, generation) = (read.id("id", &budget)?, read.number("generation", generation)?);
+                let (session, settled) = (session.into(), Nanos(settled));
+                Ok(SessionSpend { budget, generation, session, settled, last_used_ms })
+            })
+            .collect()
+    }
+
+    async fn lapsed(&mut self, org: OrgId, since_ms: i64) -> Result<Vec<LapsedRecord>, StoreError> {
+        let rows: Vec<(String, i64, String, Option<String>)> = on_tx!(&mut *self, |c, Db| {
+            sqlx::query_as(
+                "SELECT id, cost_nanos, charges, session_id FROM cost_events \
+                 WHERE org_id = $1 AND ended_at_ms >= $2 AND measurement = 'lapsed' ORDER BY id",
+            )
+            .bind(org.bare())
+            .bind(since_ms)
+            .fetch_all(&mut *c)
+            .await
+            .during(OP)?
+        });
+        let read = Reader(OP);
+        rows.into_iter()
+            .map(|(id, cost, charges, session_id)| {
+                let (attempt, charges) = (read.id("id", &id)?, read.charges(&charges)?);
+                Ok(LapsedRecord { attempt, cost: Nanos(cost), charges, session_id })
+            })
+            .collect()
+    }
+
+    async fn recorded(&mut self, attempts: &[AttemptId]) -> Result<HashSet<AttemptId>, StoreError> {
+        let mut recorded = HashSet::new();
+        for chunk in attempts.chunks(CHUNK) {
+            let ids: Vec<String> = on_tx!(&mut *self, |c, Db| {
+                let mut query = sqlx::QueryBuilder::<Db>::new(
+                    "SELECT id FROM cost_events WHERE measurement <> 'lapsed' AND id IN (",
+                );
+                let mut list = query.separated(", ");
+                for attempt in chunk {
+                    list.push_bind(attempt.bare());
+                }
+                query.push(")");
+                query.build_query_scalar().persistent(false).fetch_all(&mut *c).await.during(OP)?
+            });
+            for id in ids {
+                recorded.insert(Reader(OP).id("id", &id)?);
+            }
+        }
+        Ok(recorded)
+    }
+}

@@ -1,0 +1,209 @@
+//! Rebuilds of the ledger under way, and the data planes they wait for (design §6, Rebuild).
+
+use bytes::Bytes;
+use nullspend_core::{
+    attempt::BudgetCharge,
+    id::{AttemptId, OrgId},
+    money::Nanos,
+};
+use nullspend_proto::internal::DeliverRequest;
+use prost::Message as _;
+
+use super::{
+    Store,
+    codec::Reader,
+    error::{During, StoreError},
+    pool::{on_pool, on_tx},
+    record::{clean, under_way},
+};
+
+/// A call whose cost the ledger has not been told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// The attempt.
+    pub attempt: AttemptId,
+    /// What it holds.
+    pub held: Nanos,
+    /// Of what.
+    pub charges: Vec<BudgetCharge>,
+    /// The caller's session.
+    pub session_id: Option<String>,
+    /// What its event is written from, should its owner die.
+    pub stub: Bytes,
+}
+
+/// A ledger's books of one organisation, being made again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RebuildRecord {
+    /// Whose books.
+    pub org: OrgId,
+    /// Which rebuild of them.
+    pub id: String,
+    /// When their loss was noticed.
+    pub began_at_ms: i64,
+}
+
+impl Store {
+    /// A data plane follows policy: from now on it may have work under way.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn dataplane_came(&self, dataplane: &str, now_ms: i64) -> Result<(), StoreError> {
+        on_pool!(write self.pool, |c, Db| {
+            sqlx::query(
+                "INSERT INTO dataplanes (id, acked_seq, first_seen_at_ms, last_seen_at_ms) VALUES ($1, 0, $2, $2) \
+                 ON CONFLICT (id) DO UPDATE SET last_seen_at_ms = excluded.last_seen_at_ms, left_at_ms = NULL",
+            )
+            .bind(clean(dataplane))
+            .bind(now_ms)
+            .execute(c)
+            .await
+            .during("note a data plane")?;
+            Ok(())
+        })
+    }
+
+    /// A data plane has nothing under way any more, or is given up; false when nobody knows it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn dataplane_left(&self, dataplane: &str, now_ms: i64) -> Result<bool, StoreError> {
+        on_pool!(write self.pool, |c, Db| {
+            sqlx::query("UPDATE dataplanes SET left_at_ms = $2 WHERE id = $1")
+                .bind(clean(dataplane))
+                .bind(now_ms)
+                .execute(c)
+                .await
+                .during("note the end of a data plane")
+                .map(|done| done.rows_affected() > 0)
+        })
+    }
+
+    /// Begins a rebuild of an organisation's books, unless one is under way: that one then.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn begin_rebuild(&self, begun: &RebuildRecord) -> Result<RebuildRecord, StoreError> {
+        const OP: &str = "begin a rebuild";
+        let mut tx = self.pool.begin().await.during(OP)?;
+        let (id, began_at_ms): (String, i64) = on_tx!(&mut tx, |c, Db| {
+            sqlx::query(
+                "INSERT INTO ledger_rebuilds (org_id, rebuild_id, began_at_ms) VALUES ($1, $2, $3) \
+                 ON CONFLICT (org_id) DO NOTHING",
+            )
+            .bind(begun.org.bare())
+            .bind(&begun.id)
+            .bind(begun.began_at_ms)
+            .execute(&mut *c)
+            .await
+            .during(OP)?;
+            sqlx::query_as("SELECT rebuild_id, began_at_ms FROM ledger_rebuilds WHERE org_id = $1")
+                .bind(begun.org.bare())
+                .fetch_one(&mut *c)
+                .await
+                .during(OP)?
+        });
+        tx.commit().await.during(OP)?;
+        Ok(RebuildRecord { org: begun.org, id, began_at_ms })
+    }
+
+    /// Forgets a rebuild and what was delivered for it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn end_rebuild(&self, rebuild: &str) -> Result<(), StoreError> {
+        const OP: &str = "end a rebuild";
+        let mut tx = self.pool.begin().await.during(OP)?;
+        on_tx!(&mut tx, |c, Db| {
+            for sql in [
+                "DELETE FROM ledger_deliveries WHERE rebuild_id = $1",
+                "DELETE FROM ledger_rebuilds WHERE rebuild_id = $1",
+            ] {
+                sqlx::query(sql).bind(rebuild).execute(&mut *c).await.during(OP)?;
+            }
+        });
+        tx.commit().await.during(OP)
+    }
+
+    /// The rebuilds under way.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn list_rebuilds(&self) -> Result<Vec<RebuildRecord>, StoreError> {
+        const OP: &str = "list rebuilds";
+        let rows: Vec<(String, String, i64)> = on_pool!(read self.pool, |c, Db| {
+            sqlx::query_as("SELECT org_id, rebuild_id, began_at_ms FROM ledger_rebuilds ORDER BY org_id")
+                .fetch_all(c)
+                .await
+                .during(OP)?
+        });
+        let read = |(org, id, began_at_ms): (String, String, i64)| {
+            Ok(RebuildRecord { org: Reader(OP).id("org_id", &org)?, id, began_at_ms })
+        };
+        rows.into_iter().map(read).collect()
+    }
+
+    /// Keeps what a data plane has under way, in place of what it told before; false when there is no such rebuild.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn keep_delivery(&self, delivery: &DeliverRequest) -> Result<bool, StoreError> {
+        let (rebuild, dataplane) = (&delivery.rebuild_id, &delivery.dataplane_id);
+        let attempts = delivery.encode_to_vec();
+        on_pool!(write self.pool, |c, Db| {
+            sqlx::query(
+                "INSERT INTO ledger_deliveries (rebuild_id, dataplane_id, attempts) \
+                 SELECT rebuild_id, $2, $3 FROM ledger_rebuilds WHERE rebuild_id = $1 \
+                 ON CONFLICT (rebuild_id, dataplane_id) DO UPDATE SET attempts = excluded.attempts",
+            )
+            .bind(rebuild)
+            .bind(clean(dataplane))
+            .bind(attempts)
+            .execute(c)
+            .await
+            .during("keep a delivery")
+            .map(|done| done.rows_affected() > 0)
+        })
+    }
+
+    /// What was delivered for a rebuild: everything that data planes have under way.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn delivered(&self, rebuild: &str) -> Result<Vec<UnderWay>, StoreError> {
+        const OP: &str = "read deliveries";
+        let rows: Vec<Vec<u8>> = on_pool!(read self.pool, |c, Db| {
+            sqlx::query_scalar("SELECT attempts FROM ledger_deliveries WHERE rebuild_id = $1 ORDER BY dataplane_id")
+                .bind(rebuild)
+                .fetch_all(c)
+                .await
+                .during(OP)?
+        });
+        let mut all = Vec::new();
+        for row in rows {
+            let unreadable = |cause: String| StoreError::Inconsistent { op: OP, what: cause };
+            let delivery = DeliverRequest::decode(&*row).map_err(|cause| unreadable(cause.to_string()))?;
+            for attempt in &delivery.attempts {
+                all.push(under_way(attempt).map_err(unreadable)?);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The data planes that may have work under way and have not delivered it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn awaited_dataplanes(&self, rebuild: &str) -> Result<Vec<String>, StoreError> {
+        on_pool!(read self.pool, |c, Db| {
+            sqlx::query_scalar(
+                "SELECT id FROM dataplanes WHERE left_at_ms IS NULL AND id NOT IN \
+                 (SELECT dataplane_id FROM ledger_deliveries WHERE rebuild_id = $1) ORDER BY id",
+            )
+            .bind(rebuild)
+            .fetch_all(c)
+            .await
+            .during("list awaited data planes")
+        })
+    }
+}

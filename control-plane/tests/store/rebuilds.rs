@@ -1,0 +1,91 @@
+//! What a rebuild of the ledger is made from, and whom it waits for.
+
+use nullspend_control_plane::store::{BooksSince, RebuildRecord};
+use nullspend_core::{
+    id::{AttemptId, OrgId},
+    money::Nanos,
+};
+use nullspend_proto::internal as proto;
+use uuid::Uuid;
+
+use crate::{
+    administration::live_budget,
+    world::{NOW, SINCE, World, attempt, closed, records},
+};
+
+fn rebuild(org: OrgId, id: &str) -> RebuildRecord {
+    RebuildRecord { org, id: id.to_owned(), began_at_ms: NOW }
+}
+
+fn delivery(rebuild: &str, dataplane: &str, attempts: Vec<proto::AttemptStub>) -> proto::DeliverRequest {
+    let (rebuild_id, dataplane_id) = (rebuild.to_owned(), dataplane.to_owned());
+    proto::DeliverRequest { dataplane_id, rebuild_id, org_id: String::new(), attempts }
+}
+
+pub async fn a_rebuild_waits_for_everyone_who_may_have_work(world: World) {
+    let (org, store) = (OrgId(Uuid::from_u128(7)), &world.store);
+    for dataplane in ["a", "b", "c"] {
+        store.dataplane_came(dataplane, NOW).await.unwrap();
+    }
+    assert!(store.dataplane_left("c", NOW).await.unwrap());
+    assert!(!store.dataplane_left("nobody", NOW).await.unwrap());
+    assert!(!store.keep_delivery(&delivery("r1", "a", Vec::new())).await.unwrap(), "nobody asked");
+    assert_eq!(store.begin_rebuild(&rebuild(org, "r1")).await.unwrap(), rebuild(org, "r1"));
+    assert_eq!(
+        store.begin_rebuild(&rebuild(org, "r2")).await.unwrap(),
+        rebuild(org, "r1"),
+        "it is under way"
+    );
+    assert_eq!(store.list_rebuilds().await.unwrap(), [rebuild(org, "r1")]);
+    assert_eq!(store.awaited_dataplanes("r1").await.unwrap(), ["a", "b"]);
+    let stub = proto::AttemptStub {
+        attempt_id: Uuid::from_u128(1).to_string(),
+        held_nanos: 5,
+        session_id: Some("s".to_owned()),
+        ..Default::default()
+    };
+    assert!(store.keep_delivery(&delivery("r1", "a", Vec::new())).await.unwrap());
+    assert!(store.keep_delivery(&delivery("r1", "a", vec![stub])).await.unwrap(), "told again");
+    assert_eq!(store.awaited_dataplanes("r1").await.unwrap(), ["b"]);
+    store.dataplane_came("c", NOW + 1).await.unwrap();
+    assert_eq!(
+        store.awaited_dataplanes("r1").await.unwrap(),
+        ["b", "c"],
+        "who came back may have work again"
+    );
+    let told = store.delivered("r1").await.unwrap();
+    assert_eq!((told.len(), told[0].held, told[0].session_id.as_deref()), (1, Nanos(5), Some("s")));
+    store.end_rebuild("r1").await.unwrap();
+    assert!(
+        store.list_rebuilds().await.unwrap().is_empty() && store.delivered("r1").await.unwrap().is_empty()
+    );
+}
+
+pub async fn a_delivery_that_makes_no_sense_is_told(world: World) {
+    let org = OrgId(Uuid::from_u128(7));
+    world.store.begin_rebuild(&rebuild(org, "r")).await.unwrap();
+    let stub = proto::AttemptStub { attempt_id: "no id".to_owned(), ..Default::default() };
+    assert!(world.store.keep_delivery(&delivery("r", "a", vec![stub])).await.unwrap());
+    let refused = world.store.delivered("r").await.unwrap_err();
+    assert!(format!("{refused:?}").contains("attempt_id"), "{refused:?}");
+}
+
+pub async fn books_tell_what_lapsed_and_what_is_recorded(world: World) {
+    let founded = world.founded().await;
+    let budget = live_budget(&world, &founded).await;
+    let (known, lapsed, unknown) = (attempt(), attempt(), attempt());
+    let mut lapse = closed(&founded, lapsed, 30, &[budget]);
+    lapse.measurement = "lapsed".to_owned();
+    let batch = records([closed(&founded, known, 12, &[budget]), lapse]);
+    world.store.ingest_records("dp", &batch, NOW).await.unwrap();
+    let asked = [known, lapsed, unknown].map(AttemptId);
+    let books = world.store.books(founded.org, SINCE, &asked).await.unwrap();
+    assert_eq!(books.recorded.into_iter().collect::<Vec<_>>(), [AttemptId(known)]);
+    assert_eq!(books.settled.iter().map(|(_, nanos)| nanos.0).sum::<i64>(), 42);
+    let [told] = &books.lapsed[..] else { panic!("{:?}", books.lapsed) };
+    assert_eq!((told.attempt, told.cost, told.charges.len()), (AttemptId(lapsed), Nanos(30), 1));
+    let since = BooksSince { lapsed_ms: i64::MAX, ..SINCE };
+    assert_eq!(world.store.books(founded.org, since, &[]).await.unwrap().lapsed, [], "too old to matter");
+    let elsewhere = world.store.books(OrgId(Uuid::from_u128(8)), SINCE, &[]).await.unwrap();
+    assert_eq!(elsewhere, Default::default());
+}

@@ -1,0 +1,61 @@
+//! Reserves whose answer did not come: the ledger may have carried them out, or may yet.
+
+use std::sync::Arc;
+
+use nullspend_core::{
+    attempt::{BudgetCharge, Ending, Measurement},
+    ledger::Reserve,
+    money::Nanos,
+};
+use nullspend_proto::internal::{AttemptStub, Closed, SpoolRecord, spool_record::Kind};
+use prost::Message as _;
+
+use crate::{
+    DataPlane,
+    settle::{Settled, Settlement},
+};
+
+impl DataPlane {
+    /// Takes a reserve back whose call was refused for want of an answer, for as long as that takes: what is held is
+    /// released, and what still arrives holds nothing. A death before that lets the hold lapse.
+    pub(crate) fn give_up(self: &Arc<Self>, reserve: Reserve) {
+        let (plane, entered) = (Arc::clone(self), self.enter());
+        self.metrics.reserves_given_up.inc();
+        tokio::spawn(async move {
+            let session = reserve.session.as_deref();
+            let settlement = Settlement {
+                org: reserve.org,
+                hold: reserve.hold,
+                cost: Nanos::ZERO,
+                charges: reserve.scopes.iter().map(|scope| BudgetCharge::to_scope(scope, session)).collect(),
+                session: session.map(str::to_owned),
+            };
+            if settlement.run(&plane).await == Settled::AfterLapse {
+                plane.correct_lapse(&reserve);
+            }
+            drop(entered);
+        });
+    }
+
+    /// The sweeper wrote an event of a call that never left.
+    fn correct_lapse(&self, reserve: &Reserve) {
+        let stub = AttemptStub::decode(reserve.stub.clone()).unwrap_or_default();
+        let closed = Closed {
+            revision: 2,
+            ended_at_ms: self.clock.now_ms().max(stub.started_at_ms),
+            measurement: Measurement::Exact.as_str().to_owned(),
+            ending: Ending::Unreachable.as_str().to_owned(),
+            status_code: 503,
+            stub: Some(stub),
+            ..Closed::default()
+        };
+        for record in
+            [SpoolRecord { kind: Some(Kind::Closed(closed)) }, crate::convert::settled(reserve.hold)]
+        {
+            if let Err(cause) = self.spool.append(&record) {
+                self.metrics.spool_refusals.inc();
+                tracing::error!(%cause, attempt = %reserve.hold, "a lapsed hold of a refused call cannot be corrected");
+            }
+        }
+    }
+}
