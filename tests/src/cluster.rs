@@ -171,6 +171,13 @@ impl Cluster {
         out.into_owned()
     }
 
+    /// Lines of the control plane's log that contain a text.
+    #[must_use]
+    pub fn log_lines(&self, text: &str) -> Vec<String> {
+        let log = fs::read_to_string(self.control_place.join("err.log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+
     /// Who a data plane is to the control plane.
     #[must_use]
     pub fn dataplane_id(&self, number: usize) -> String {

@@ -6,6 +6,8 @@ pub mod bench;
 pub mod cluster;
 #[allow(clippy::expect_used, reason = "a test's client fails by panicking")]
 pub mod console;
+#[allow(clippy::expect_used, reason = "a scenario fails by panicking")]
+pub mod fault;
 #[allow(clippy::expect_used, reason = "a test's client fails by panicking")]
 pub mod http;
 pub mod load;

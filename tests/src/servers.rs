@@ -6,7 +6,12 @@ use std::{
 };
 
 use nullspend_core::id::{Ids, RandomIds};
-use tokio::process::{Child, Command};
+use tokio::{
+    net::{TcpListener, TcpStream, UnixStream},
+    process::{Child, Command},
+    sync::watch,
+    task::JoinHandle,
+};
 
 use crate::{console::eventually, program};
 
@@ -21,6 +26,66 @@ pub async fn postgres_database() -> String {
     let created = created.expect("psql is installed");
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
     server.replacen("/postgres?", &format!("/{name}?"), 1)
+}
+
+/// A way to a PostgreSQL server that can be cut, so that a test takes it away from the product and from nobody else.
+#[derive(Debug)]
+pub struct Relay {
+    database_url: String,
+    port: u16,
+    open: watch::Sender<bool>,
+    accepting: JoinHandle<()>,
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Relay {
+    /// A way to the server of this URL, which names the directory of its socket as `host`.
+    pub async fn to_postgres(database_url: &str) -> Self {
+        let directory = database_url.split_once("host=").expect("a socket's directory").1.to_owned();
+        let socket = PathBuf::from(directory).join(".s.PGSQL.5432");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("its port").port();
+        let open = watch::Sender::new(true);
+        let state = open.clone();
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if *state.borrow() {
+                    tokio::spawn(relay(client, socket.clone(), state.subscribe()));
+                }
+            }
+        });
+        Self { database_url: database_url.to_owned(), port, open, accepting }
+    }
+
+    /// The database by this way.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let (before, _) = self.database_url.split_once('?').expect("a query");
+        before.replacen("localhost", &format!("127.0.0.1:{}", self.port), 1)
+    }
+
+    /// Ends every connection, and every new one.
+    pub fn cut(&self) {
+        self.open.send_replace(false);
+    }
+
+    /// Lets connections pass again.
+    pub fn mend(&self) {
+        self.open.send_replace(true);
+    }
+}
+
+async fn relay(mut client: TcpStream, socket: PathBuf, mut open: watch::Receiver<bool>) {
+    let Ok(mut server) = UnixStream::connect(socket).await else { return };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+        _ = open.wait_for(|open| !open) => {}
+    }
 }
 
 /// A Redis server with a directory of its own, that writes every command to its log before it answers the next.

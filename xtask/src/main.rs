@@ -1,8 +1,9 @@
-//! Developer tasks: `cargo xtask up`, `test`, `ci`, `bench`, `fuzz`, `tidy`, `openapi`. The only runner of this repository; CI
-//! runs nothing else.
+//! Developer tasks: `cargo xtask up`, `test`, `ci`, `bench`, `fault`, `fuzz`, `tidy`, `openapi`. The only runner of this
+//! repository; CI runs nothing else.
 
 mod bench;
 mod ci;
+mod fault;
 mod fuzz;
 mod openapi;
 mod run;
@@ -51,6 +52,11 @@ enum Task {
         #[arg(long, default_value_t = 8)]
         seconds: u64,
     },
+    /// Kills, hangs, empties and fills what the product depends on, under load, and holds its books against the bill.
+    Fault {
+        /// Only scenarios whose name contains one of these.
+        names: Vec<String>,
+    },
     /// Fuzzes what reads other people's bytes; needs a nightly toolchain.
     Fuzz {
         /// Minutes, shared by all targets.
@@ -73,6 +79,7 @@ fn main() -> ExitCode {
         Task::Test { arguments } => test::test(&arguments),
         Task::Ci => ci::ci(),
         Task::Bench { only, seconds } => bench::bench(only, seconds),
+        Task::Fault { names } => fault::fault(&names),
         Task::Fuzz { minutes } => fuzz::fuzz(minutes),
         Task::Tidy => tidy::tidy(),
         Task::Openapi { check } => openapi::openapi(check),

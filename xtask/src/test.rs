@@ -8,14 +8,8 @@ use crate::{
 
 /// Installs, starts and tests.
 pub fn test(arguments: &[String]) -> anyhow::Result<()> {
-    tools::debian(&[
-        ("postgresql", &|| Postgres::programs().is_some()),
-        ("redis-server", &|| has("redis-server")),
-        ("python3-venv", &has_venv),
-        ("npm", &|| has("npm")),
-        ("curl", &|| has("curl")),
-        ("openssl", &|| has("openssl")),
-    ])?;
+    servers()?;
+    tools::debian(&[("python3-venv", &has_venv), ("npm", &|| has("npm")), ("openssl", &|| has("openssl"))])?;
     let envoy = tools::envoy()?;
     let venv = tools::sdk_python()?;
     let node_modules = tools::sdk_node()?;
@@ -31,6 +25,15 @@ pub fn test(arguments: &[String]) -> anyhow::Result<()> {
         .env("NULLSPEND_TEST_VENV", &venv)
         .env("NULLSPEND_TEST_NODE_MODULES", &node_modules)
         .env("NULLSPEND_TEST_POSTGRES", postgres.url()))
+}
+
+/// The servers that the product stands on.
+pub fn servers() -> anyhow::Result<()> {
+    tools::debian(&[
+        ("postgresql", &|| Postgres::programs().is_some()),
+        ("redis-server", &|| has("redis-server")),
+        ("curl", &|| has("curl")),
+    ])
 }
 
 fn has_venv() -> bool {

@@ -12,12 +12,12 @@ pub async fn a_restored_hold_is_held_whatever_the_limit(world: &World) {
     let scope = strict(1, 100);
     world.load(&scope, 60).await;
     let again = || async {
-        answered(world.ledger.restore(&reserve_of(1, 70, &[scope.clone()]), Restored::Held).await)
+        answered(world.ledger.restore(&reserve_of(1, 70, std::slice::from_ref(&scope)), Restored::Held).await)
     };
     assert!(matches!(again().await, ReserveOutcome::Reserved { .. }));
     assert_eq!(again().await, ReserveOutcome::AlreadyDone);
     assert_eq!(world.balance(&scope).await, (100, 60, 70));
-    assert!(!world.grants(2, 1, &[scope.clone()]).await);
+    assert!(!world.grants(2, 1, std::slice::from_ref(&scope)).await);
     assert_eq!(world.settle(1, 5).await, SettleOutcome::Settled { over_by: Nanos::ZERO });
     assert_eq!(world.balance(&scope).await, (100, 65, 0));
 }
@@ -25,9 +25,11 @@ pub async fn a_restored_hold_is_held_whatever_the_limit(world: &World) {
 /// The totals have what a lapse charged; its owner's word makes the difference, in the session too.
 pub async fn a_restored_lapse_is_corrected_by_the_difference(world: &World) {
     let scope = per_session(1_000, strict(1, 100));
-    world.charge_in("s", 9, 40, &[scope.clone()]).await;
-    let reserve =
-        nullspend_core::ledger::Reserve { session: Some("s".into()), ..reserve_of(1, 30, &[scope.clone()]) };
+    world.charge_in("s", 9, 40, std::slice::from_ref(&scope)).await;
+    let reserve = nullspend_core::ledger::Reserve {
+        session: Some("s".into()),
+        ..reserve_of(1, 30, std::slice::from_ref(&scope))
+    };
     for expected in [true, false] {
         let restored = answered(world.ledger.restore(&reserve, Restored::Lapsed).await);
         assert_eq!(matches!(restored, ReserveOutcome::Reserved { .. }), expected);
@@ -37,7 +39,7 @@ pub async fn a_restored_lapse_is_corrected_by_the_difference(world: &World) {
     assert!(world.sweep().await.is_empty(), "its event is written");
     assert_eq!(world.settle(1, 12).await, SettleOutcome::Lapsed { charged: Nanos(30) });
     assert_eq!(world.balance(&scope).await, (100, 22, 0));
-    assert!(world.ask("s", 2, 78, &[scope.clone()]).await.is_ok(), "the session has 22 as well");
+    assert!(world.ask("s", 2, 78, std::slice::from_ref(&scope)).await.is_ok(), "the session has 22 as well");
 }
 
 /// Ids whose cost is in the totals are not charged again.
@@ -46,8 +48,8 @@ pub async fn what_is_in_the_totals_is_not_charged_again(world: &World) {
     world.load(&scope, 60).await;
     answered(world.ledger.restore_done(org(1), &[id(1), id(2)]).await);
     assert_eq!(world.settle(1, 60).await, SettleOutcome::AlreadyDone);
-    assert_eq!(world.charge(2, 60, &[scope.clone()]).await, ChargeOutcome::AlreadyDone);
-    assert_eq!(world.reserve(1, 1, &[scope.clone()]).await, ReserveOutcome::AlreadyDone);
+    assert_eq!(world.charge(2, 60, std::slice::from_ref(&scope)).await, ChargeOutcome::AlreadyDone);
+    assert_eq!(world.reserve(1, 1, std::slice::from_ref(&scope)).await, ReserveOutcome::AlreadyDone);
     assert_eq!(world.balance(&scope).await, (0, 60, 0));
 }
 
@@ -55,11 +57,11 @@ pub async fn what_is_in_the_totals_is_not_charged_again(world: &World) {
 pub async fn a_reserve_that_arrives_after_it_was_given_up_holds_nothing(world: &World) {
     let scope = strict(1, 100);
     assert_eq!(world.settle(1, 0).await, SettleOutcome::Unknown);
-    assert!(matches!(world.charge(1, 0, &[scope.clone()]).await, ChargeOutcome::Charged { .. }));
-    assert_eq!(world.reserve(1, 50, &[scope.clone()]).await, ReserveOutcome::AlreadyDone);
+    assert!(matches!(world.charge(1, 0, std::slice::from_ref(&scope)).await, ChargeOutcome::Charged { .. }));
+    assert_eq!(world.reserve(1, 50, std::slice::from_ref(&scope)).await, ReserveOutcome::AlreadyDone);
     assert_eq!(world.open_count().await, 0);
     // Or it was carried out before.
-    world.hold(2, 50, &[scope.clone()]).await;
-    assert!(matches!(world.charge(2, 0, &[scope.clone()]).await, ChargeOutcome::Charged { .. }));
+    world.hold(2, 50, std::slice::from_ref(&scope)).await;
+    assert!(matches!(world.charge(2, 0, std::slice::from_ref(&scope)).await, ChargeOutcome::Charged { .. }));
     assert_eq!((world.open_count().await, world.balance(&scope).await), (0, (100, 0, 0)));
 }
