@@ -20,8 +20,8 @@ const TELL_EVERY: u32 = 20;
 
 /// Both, until `stop`.
 pub(crate) async fn follow(app: Arc<App>, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let looking = look(&app, &metrics);
-    let comparing = compare(&app, &metrics);
+    let looking = Box::pin(look(&app, &metrics));
+    let comparing = Box::pin(compare(&app, &metrics));
     let _ = stop.run_until_cancelled(async { tokio::join!(looking, comparing) }).await;
 }
 
@@ -45,7 +45,10 @@ async fn look(app: &App, metrics: &Metrics) {
                 looks = if looked.waiting.is_empty() { 0 } else { looks + 1 };
             }
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "the ledger's books cannot be seen")
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "the ledger's books cannot be seen"
+                );
             }
         }
         let _ = tokio::time::timeout(LOOK_EVERY, app.something_delivered()).await;
@@ -70,7 +73,7 @@ async fn compare(app: &App, metrics: &Metrics) {
                 before = now;
             }
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "the ledger cannot be compared")
+                tracing::debug!(error = &error as &dyn std::error::Error, "the ledger cannot be compared");
             }
         }
     }

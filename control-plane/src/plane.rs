@@ -223,7 +223,7 @@ impl ControlPlane {
 
     /// Watches such a ledger until `stop`: lost books are made again, and what it says is compared with the store.
     pub async fn follow_ledger(&self, stop: CancellationToken) {
-        ledger_jobs::follow(Arc::clone(&self.app), Arc::clone(&self.metrics), stop).await;
+        Box::pin(ledger_jobs::follow(Arc::clone(&self.app), Arc::clone(&self.metrics), stop)).await;
     }
 
     /// Claims the database for the in-process ledger of `node_id` (kept in the data directory).

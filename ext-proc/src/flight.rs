@@ -47,7 +47,10 @@ impl Flight {
         body: Vec<u8>,
     ) -> Result<(Self, Forward), Box<Answered>> {
         if let Err(cause) = plane.spool.append_durably(&convert::opened(&opening.stub)).await {
-            error!(%cause, "the spool cannot be written; the request is refused");
+            // A full disk is told once, by the spool.
+            if !matches!(cause, SpoolError::Full { .. }) {
+                error!(%cause, "the spool cannot be written; the request is refused");
+            }
             let answered = opening.not_opened();
             let plane = Arc::clone(plane);
             tokio::spawn(async move { plane.release(&opening).await });

@@ -81,7 +81,7 @@ impl DataPlane {
         }
         let request = LeaveRequest { dataplane_id: self.id().to_owned() };
         let mut client = DataPlaneServiceClient::new(self.control_plane.clone());
-        match tokio::time::timeout(crate::plane::LEAVE_WAIT, client.leave(request)).await {
+        match tokio::time::timeout(crate::plane::LEAVE_WAIT, Box::pin(client.leave(request))).await {
             Ok(Ok(_)) => {}
             Ok(Err(status)) => {
                 tracing::info!(code = ?status.code(), "the control plane was not told of this end")

@@ -25,12 +25,14 @@ use crate::{
     program,
     provider::FakeProvider,
     servers::Redis,
+    time::ShiftedClock,
 };
 
 /// What a cluster starts with.
 #[derive(Debug, Default)]
 pub struct Builder {
     env: BTreeMap<String, String>,
+    shift_s: Option<i64>,
 }
 
 impl Builder {
@@ -38,6 +40,13 @@ impl Builder {
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Lets the product and its Redis go by a clock so many seconds beside the real one.
+    #[must_use]
+    pub fn shifted(mut self, shift_s: i64) -> Self {
+        self.shift_s = Some(shift_s);
         self
     }
 
@@ -50,11 +59,14 @@ impl Builder {
             fs::create_dir(&path).expect("a directory");
             path
         };
-        let redis = Redis::start(&place("redis")).await;
+        let clock = self.shift_s.map(|shift_s| ShiftedClock::new(directory.path().join("shift"), shift_s));
+        let time: Vec<_> = clock.iter().flat_map(ShiftedClock::env).collect();
+        let redis = Redis::start_with(&place("redis"), &time).await;
         let owner = format!("ns_live_sk_{}", RandomIds.v4().simple());
         let control_place = place("control");
         let socket = |name: &str| control_place.join(format!("data/run/{name}.sock")).display().to_string();
         let mut env = self.env;
+        env.extend(time.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         for (name, value) in [
             ("NULLSPEND_LISTEN", "127.0.0.1:0".to_owned()),
             ("NULLSPEND_UPSTREAM_OPENAI", provider.url()),
@@ -67,8 +79,17 @@ impl Builder {
             env.entry(name.to_owned()).or_insert(value);
         }
         let control = program::start("control-plane", &control_place, &env);
-        let mut cluster =
-            Cluster { control, control_place, nodes: Vec::new(), env, directory, redis, provider, owner };
+        let mut cluster = Cluster {
+            control,
+            control_place,
+            nodes: Vec::new(),
+            env,
+            directory,
+            clock,
+            redis,
+            provider,
+            owner,
+        };
         cluster.control_ready().await;
         for number in 0..nodes {
             cluster.add_node(number).await;
@@ -86,6 +107,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     env: BTreeMap<String, String>,
     directory: TempDir,
+    clock: Option<ShiftedClock>,
     /// Its ledger.
     pub redis: Redis,
     /// Where its provider traffic goes.
@@ -169,6 +191,11 @@ impl Cluster {
         let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
         assert!(ran.status.success(), "{arguments:?}: {out}{err}");
         out.into_owned()
+    }
+
+    /// Shifts the clock of a cluster that was started with one beside the real one.
+    pub fn shift(&self, shift_s: i64) {
+        self.clock.as_ref().expect("a shifted clock").shift(shift_s);
     }
 
     /// Lines of the control plane's log that contain a text.

@@ -19,3 +19,5 @@ pub mod servers;
 #[allow(clippy::expect_used, reason = "a test's world fails by panicking")]
 pub mod stack;
 pub mod tap;
+#[allow(clippy::expect_used, reason = "a test's world fails by panicking")]
+pub mod time;

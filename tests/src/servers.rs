@@ -93,12 +93,14 @@ async fn relay(mut client: TcpStream, socket: PathBuf, mut open: watch::Receiver
 pub struct Redis {
     server: Child,
     directory: PathBuf,
+    env: Vec<(&'static str, String)>,
 }
 
 impl Redis {
-    /// Starts one in `directory`, which exists.
-    pub async fn start(directory: &Path) -> Self {
-        let mut redis = Self { server: spawn(directory), directory: directory.to_owned() };
+    /// Starts one in `directory`, which exists, with that in its environment.
+    pub async fn start_with(directory: &Path, env: &[(&'static str, String)]) -> Self {
+        let mut redis =
+            Self { server: spawn(directory, env), directory: directory.to_owned(), env: env.to_vec() };
         redis.ready().await;
         redis
     }
@@ -116,7 +118,7 @@ impl Redis {
 
     /// Starts it again on what it wrote.
     pub async fn restart(&mut self) {
-        self.server = spawn(&self.directory);
+        self.server = spawn(&self.directory, &self.env);
         self.ready().await;
     }
 
@@ -151,8 +153,9 @@ impl Redis {
     }
 }
 
-fn spawn(directory: &Path) -> Child {
+fn spawn(directory: &Path, env: &[(&'static str, String)]) -> Child {
     Command::new("redis-server")
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .args(["--port", "0", "--unixsocket"])
         .arg(directory.join("redis.sock"))
         .args([

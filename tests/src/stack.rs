@@ -40,8 +40,13 @@ impl Builder {
 
     /// Starts everything and waits until the ingress is ready.
     pub async fn start(self) -> Stack {
-        let provider = FakeProvider::start().await.expect("a fake provider");
         let directory = tempfile::Builder::new().prefix("ns").tempdir().expect("a temporary directory");
+        self.start_in(directory).await
+    }
+
+    /// The same in a directory that something was prepared in.
+    pub async fn start_in(self, directory: TempDir) -> Stack {
+        let provider = FakeProvider::start().await.expect("a fake provider");
         let owner = format!("ns_live_sk_{}", RandomIds.v4().simple());
         let upstream = self.upstream.unwrap_or_else(|| provider.url());
         let mut env = self.env;

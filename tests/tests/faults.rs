@@ -5,6 +5,7 @@ use std::time::Duration;
 use nullspend_e2e::fault::{
     budgets, crowd, endings, kills,
     outages::{self, RedisFault},
+    windows,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,6 +51,16 @@ async fn a_redis_that_is_slow_under_load_costs_refusals_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_away_under_load_costs_nothing() {
     println!("{}", outages::of_postgres(Duration::from_secs(3), 7).await.figures());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn midnight_under_load_gives_a_new_budget_and_takes_nothing_over() {
+    println!("{}", windows::midnight_under_load().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_that_step_back_change_nothing() {
+    println!("{}", windows::clocks_step_back().await.figures());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

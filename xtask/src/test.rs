@@ -1,5 +1,7 @@
 //! `cargo xtask test`: everything the tests need, then every test.
 
+use std::path::Path;
+
 use crate::{
     run::{cargo, has, run, step},
     services::Postgres,
@@ -32,6 +34,10 @@ pub fn servers() -> anyhow::Result<()> {
     tools::debian(&[
         ("postgresql", &|| Postgres::programs().is_some()),
         ("redis-server", &|| has("redis-server")),
+        ("faketime", &|| has("faketime")),
+        ("libtcmalloc-minimal4", &|| {
+            Path::new("/usr/lib/x86_64-linux-gnu/libtcmalloc_minimal.so.4").exists()
+        }),
         ("curl", &|| has("curl")),
     ])
 }

@@ -4,6 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
+    Connection as _, SqliteConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -114,6 +115,7 @@ async fn open_sqlite(url: &str) -> Result<Pool, OpenError> {
         .idle_timeout(None)
         .max_lifetime(None)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_release(|connection, _| Box::pin(is_between_transactions(connection)))
         .connect_with(options.clone())
         .await
         .map_err(OpenError::Connect)?;
@@ -125,6 +127,14 @@ async fn open_sqlite(url: &str) -> Result<Pool, OpenError> {
         .await
         .map_err(OpenError::Connect)?;
     Ok(Pool::Sqlite { w, r })
+}
+
+/// Whether a connection can begin a transaction. SQLite ends one by itself when its disk is full; the driver then goes on
+/// counting it, and every later one fails: such a connection is closed and made anew.
+async fn is_between_transactions(connection: &mut SqliteConnection) -> Result<bool, sqlx::Error> {
+    // What was begun to be rolled back is done after this.
+    connection.ping().await?;
+    Ok(!connection.is_in_transaction())
 }
 
 async fn open_postgres(url: &str) -> Result<Pool, OpenError> {

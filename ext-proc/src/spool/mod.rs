@@ -306,7 +306,7 @@ impl Spool {
         if let Some(reason) = state.stopped() {
             return Some(SpoolError::Stopped { reason }.to_string());
         }
-        let full = state.stats().bytes >= self.shared.config.max_bytes;
+        let full = state.disk_full || state.stats().bytes >= self.shared.config.max_bytes;
         full.then(|| SpoolError::Full { path: self.shared.dir.clone() }.to_string())
     }
 

@@ -48,6 +48,8 @@ pub(super) struct State {
     last_reported: u64,
     scratch: Vec<u8>,
     stopped: Option<String>,
+    /// The disk had no room for the last write, nor since.
+    pub(super) disk_full: bool,
 }
 
 /// Reads the directory back.
@@ -83,6 +85,7 @@ pub(super) fn load(dir: &Path) -> Result<(State, Replay), SpoolError> {
         last_reported: seen.last_reported,
         scratch: Vec::new(),
         stopped: None,
+        disk_full: false,
     };
     Ok((state, seen.into_replay(next_seq, found)))
 }
@@ -286,14 +289,26 @@ impl State {
             if let Err(undo) = self.active.set_len(active.len) {
                 self.stopped = Some(format!("half a record could not be taken back: {undo}"));
             }
-            return Err(SpoolError::from_write(&active.path, error));
+            let error = SpoolError::from_write(&active.path, error);
+            if matches!(error, SpoolError::Full { .. }) && !std::mem::replace(&mut self.disk_full, true) {
+                tracing::error!(%error, "nothing new passes until the disk has room");
+            }
+            return Err(error);
         }
         let bytes = self.scratch.len() as u64;
         active.len += bytes;
         active.last_seq = seq;
+        self.has_room();
         self.bytes += bytes;
         self.next_seq += 1;
         Ok(seq)
+    }
+
+    /// Something could be written.
+    pub(super) fn has_room(&mut self) {
+        if std::mem::take(&mut self.disk_full) {
+            tracing::warn!("the spool's disk has room again");
+        }
     }
 
     pub(super) fn ack(&mut self, seq: u64) {

@@ -21,6 +21,9 @@ use super::{
 /// Longest time between two rounds.
 const IDLE: Duration = Duration::from_millis(500);
 
+/// More than any record that ends an attempt.
+const PROBE_BYTES: usize = 64 << 10;
+
 /// How much a round does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Depth {
@@ -76,6 +79,7 @@ pub(super) fn round(shared: &Shared, depth: Depth) -> Result<(), SpoolError> {
         force(shared)?;
     }
     if depth == Depth::Full {
+        look_for_room(shared);
         persist_ack(shared)?;
         while drop_oldest(shared)? {}
     }
@@ -116,6 +120,20 @@ fn persist_ack(shared: &Shared) -> Result<(), SpoolError> {
     write_atomically(&shared.dir.join("acked"), format!("{acked}\n").as_bytes())?;
     shared.state().persisted_ack = acked;
     Ok(())
+}
+
+/// Tries whether a full disk takes anything again: a data plane that is not ready gets no calls that would show it.
+fn look_for_room(shared: &Shared) {
+    if !shared.state().disk_full {
+        return;
+    }
+    let probe = shared.dir.join("room");
+    let written = fs::write(&probe, [0; PROBE_BYTES]);
+    // Left behind it would only be written over.
+    let _ = fs::remove_file(&probe);
+    if written.is_ok() {
+        shared.state().has_room();
+    }
 }
 
 /// Deletes the oldest segment if it is full and everything in it is acknowledged, after carrying its open attempts

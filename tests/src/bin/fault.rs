@@ -5,8 +5,11 @@ use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, process::ExitCode, 
 use futures::FutureExt as _;
 use nullspend_core::clock::{Clock as _, SystemClock};
 use nullspend_e2e::fault::{
-    budgets, crowd, endings, kills,
+    budgets, crowd,
+    disks::{self, Full},
+    endings, kills,
     outages::{self, RedisFault},
+    windows,
 };
 
 type Running = Pin<Box<dyn Future<Output = String>>>;
@@ -14,7 +17,7 @@ type Running = Pin<Box<dyn Future<Output = String>>>;
 /// A name, and what runs under it.
 struct Scenario(&'static str, fn() -> Running);
 
-const SCENARIOS: [Scenario; 14] = [
+const SCENARIOS: [Scenario; 18] = [
     Scenario("500 agents, one node, 5 budgets", || {
         Box::pin(async { crowd::on_one_node(500, 1_000_000).await.figures() })
     }),
@@ -36,6 +39,14 @@ const SCENARIOS: [Scenario; 14] = [
     Scenario("Redis slow, 200 ms each", || redis(RedisFault::Slow(Duration::from_millis(200)), 3)),
     Scenario("PostgreSQL down 60 s", || {
         Box::pin(async { outages::of_postgres(Duration::from_secs(60), 31).await.figures() })
+    }),
+    Scenario("spool disk full", || Box::pin(async { disks::full(Full::Spool).await.figures() })),
+    Scenario("database disk full (SQLite)", || {
+        Box::pin(async { disks::full(Full::Database).await.figures() })
+    }),
+    Scenario("midnight under load, two nodes", || Box::pin(windows::midnight_under_load())),
+    Scenario("clocks step back past midnight", || {
+        Box::pin(async { windows::clocks_step_back().await.figures() })
     }),
     Scenario("budgets changed 20 times, key revoked", || {
         Box::pin(async {

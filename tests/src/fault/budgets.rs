@@ -100,7 +100,7 @@ pub async fn thresholds_once(nodes: usize, agents: usize) -> (Audit, usize) {
     let consoles = cluster.nodes.iter().map(|node| node.console.clone()).collect();
     let mix = Mix { leave: false, pace_ms: 0, headers: HEADERS.to_vec(), seed: 9 };
     let seen = Fleet::new(consoles, agent, mix).start(agents).ended().await;
-    let audit = audit(&console, &cluster.provider, &[budget.clone()], &seen).await;
+    let audit = audit(&console, &cluster.provider, std::slice::from_ref(&budget), &seen).await;
     audit.within(200_000_000);
     let told = cluster.log_lines("a budget has reached a threshold");
     (audit, told.len())

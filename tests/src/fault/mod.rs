@@ -6,10 +6,12 @@
 pub mod audit;
 pub mod budgets;
 pub mod crowd;
+pub mod disks;
 pub mod endings;
 pub mod fleet;
 pub mod kills;
 pub mod outages;
+pub mod windows;
 
 use http::Method;
 use serde_json::{Value, json};
