@@ -135,6 +135,11 @@ pub struct CutShort {
     pub budget: Option<BudgetId>,
 }
 
+impl CutShort {
+    /// Every code there is.
+    pub const CODES: [&'static str; 2] = ["budget_exceeded", "budget_unavailable"];
+}
+
 /// Something that was done with an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
