@@ -343,3 +343,77 @@ async fn reported_spend_and_adjustments_say_what_is_known() {
     assert_eq!((&charged["id"], &charged["entityId"]), (&made["data"]["id"], &json!("team=core")));
     assert!(told["unknown"][0].as_str().unwrap().contains("spent elsewhere"), "{told}");
 }
+
+#[tokio::test]
+async fn each_kind_of_denial_tells_its_own_numbers() {
+    let velocity = proto::Velocity { limit_nanos: 50, window_ms: 60_000, cooldown_ms: 9_000 };
+    let limited = proto::SeenBudget {
+        session_limit_nanos: Some(70),
+        velocity: Some(velocity),
+        ..seen(0xb1, "strict_block", 1_000_000)
+    };
+    let by = |why: &str, spend_nanos| {
+        let denied_by = proto::DeniedBy { place: 0, why: why.to_owned(), spend_nanos, retry_after_ms: None };
+        let budgets = vec![limited.clone()];
+        Some(proto::Trail { budgets, denied_by: Some(denied_by), ..proto::Trail::default() })
+    };
+    let looked = proto::Trail { steps: steps(&[("price", 9)]), ..proto::Trail::default() };
+    let mandate =
+        json!({"mandate": "allowed_models", "requested": "gpt-4o", "allowed": ["gpt-4o-mini"]}).to_string();
+    for (code, trail, details, why, numbers, said) in [
+        (
+            "session_limit_exceeded",
+            by("session", Some(61)),
+            "{}",
+            "session",
+            ["61", "70"],
+            "\"s-1\" has spent",
+        ),
+        ("velocity_exceeded", by("velocity", Some(41)), "{}", "velocity", ["41", "50"], "in 60 s"),
+        ("mandate_violation", None, mandate.as_str(), "mandate", ["", ""], "do not include \"gpt-4o\""),
+        ("invalid_model", Some(looked), "{}", "no_price", ["", ""], "has no price"),
+        ("of_a_later_version", None, r#"{"fact":7}"#, "other", ["", ""], r#"{"fact":7}"#),
+    ] {
+        let world = World::new().await;
+        let details_json = details.to_owned();
+        let denied = proto::Denied { code: code.to_owned(), trail, details_json, ..denial(world.org) };
+        report(&world, [Kind::Denied(denied)]).await;
+        let (_, told) = explain(&world, &DENIAL.to_string()).await;
+        let denied = &told["data"]["deniedBy"];
+        assert_eq!(denied["why"], why, "{code}");
+        let told_numbers =
+            ["spentNanodollars", "limitNanodollars"].map(|name| denied[name].as_str().unwrap_or(""));
+        assert_eq!(told_numbers, numbers, "{code}");
+        assert!(denied["message"].as_str().unwrap().contains(said), "{code}: {denied}");
+        let how = told["data"]["price"]["how"].as_str();
+        let refused = "the model has no price, and the call was refused";
+        assert_eq!(how, (why == "no_price").then_some(refused), "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_cost_above_its_hold_an_alias_and_a_flat_hold_are_told() {
+    let world = World::new().await;
+    let mut dear = event(world.org);
+    dear.cost_nanos = 200_000;
+    let stub = dear.stub.as_mut().unwrap();
+    stub.model = "openai/mini".to_owned();
+    stub.trail.as_mut().unwrap().price.as_mut().unwrap().matched = "exact".to_owned();
+    let flat = Uuid::from_u128(0xf1);
+    let mut unpriced = event(world.org);
+    let stub = unpriced.stub.as_mut().unwrap();
+    (stub.attempt_id, stub.unpriced) = (flat.to_string(), true);
+    let trail = stub.trail.as_mut().unwrap();
+    (trail.price, trail.basis) = (None, "whole_hold_unpriced".to_owned());
+    report(&world, [Kind::Closed(dear), Kind::Closed(unpriced)]).await;
+    let (_, told) = explain(&world, &EVENT.to_string()).await;
+    assert_eq!(told["data"]["cost"]["overageNanodollars"], "20000");
+    assert_eq!(told["data"]["price"]["matched"], "alias");
+    let (_, told) = explain(&world, &flat.to_string()).await;
+    let price = &told["data"]["price"];
+    assert_eq!(
+        (&price["id"], &price["how"]),
+        (&Value::Null, &json!("the model has no price, and a flat amount was held"))
+    );
+    assert_eq!(told["data"]["cost"]["how"], "the model has no price, so the flat hold is charged");
+}
