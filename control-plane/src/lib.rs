@@ -34,6 +34,8 @@ pub type Api = tower::util::BoxCloneSyncService<
 >;
 
 #[cfg(test)]
+mod explain_tests;
+#[cfg(test)]
 mod rest_tests;
 #[cfg(test)]
 mod serving_tests;

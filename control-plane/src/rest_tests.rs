@@ -7,7 +7,13 @@ use serde_json::{Value, json};
 use crate::serving_tests::World;
 
 impl World {
-    async fn rest(&self, key: &str, verb: &str, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+    pub(crate) async fn rest(
+        &self,
+        key: &str,
+        verb: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> (StatusCode, Value) {
         let mut request = Request::builder().method(verb).uri(path).header("x-nullspend-key", key);
         if body.is_some() {
             request = request.header("content-type", "application/json");

@@ -31,7 +31,7 @@ use crate::{
 pub(crate) struct World {
     dir: tempfile::TempDir,
     pub(crate) plane: Arc<ControlPlane>,
-    org: OrgId,
+    pub(crate) org: OrgId,
     user: UserId,
     stop: CancellationToken,
 }
@@ -105,7 +105,7 @@ impl World {
         UnixListener::bind(self.dir.path().join(name)).unwrap()
     }
 
-    async fn channel(&self, name: &str) -> Channel {
+    pub(crate) async fn channel(&self, name: &str) -> Channel {
         let uri = format!("unix://{}", self.dir.path().join(name).display());
         tonic::transport::Endpoint::try_from(uri).unwrap().connect().await.unwrap()
     }

@@ -1,15 +1,28 @@
 //! What the cost engine adds to a request: reading and bounding it, and metering its answer.
 
-use std::hint::black_box;
+use std::{collections::BTreeMap, hint::black_box, sync::Arc};
 
+use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use nullspend_core::{
-    attempt::Api,
+    attempt::{Api, Closing},
     bound::bound,
+    exchange::{
+        Admission, Begin, End, Moment, Origin, Settings, Verdict, begin,
+        head::Headers,
+        upstream::{Dialect, Upstream, Upstreams},
+    },
+    id::{AttemptId, BudgetId, KeyId, OrgId, UserId},
+    ledger::{Balance, ReserveOutcome},
+    money::Nanos,
+    policy::{BudgetRule, Enforcement, Entity, KeyIdentity, OutputPolicy, Policy, Role},
     price::{Catalogue, Lookup},
     request::RequestView,
     usage::{BodyKind, Meter, StripUsageFrame},
+    window::{Interval, TimeZone},
 };
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 /// 2026-11-23.
 const NOW: i64 = 1_795_392_000_000;
@@ -99,5 +112,99 @@ fn bodies(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, requests, streams, bodies);
+const KEY: &str = "ns_live_sk_00000000000000000000000000000001";
+const ORG: OrgId = OrgId(Uuid::from_u128(1));
+
+/// One key, bound by `budgets` budgets.
+fn policy(budgets: u128) -> Policy {
+    let mut policy = Policy::default();
+    let identity = KeyIdentity {
+        key: KeyId(Uuid::from_u128(2)),
+        org: ORG,
+        user: UserId(Uuid::from_u128(3)),
+        name: "agent".into(),
+        role: Role::Agent,
+        default_tags: BTreeMap::new(),
+        locked_tags: vec![],
+        required_tags: vec![],
+        allowed_models: None,
+        allowed_providers: None,
+        api_version: "2026-04-01".into(),
+    };
+    policy.put_key(Sha256::digest(KEY).into(), identity);
+    for number in 0..budgets {
+        policy.put_budget(BudgetRule {
+            budget: BudgetId(Uuid::from_u128(100 + number)),
+            org: ORG,
+            entity: Entity::Org(ORG),
+            name: format!("budget {number}"),
+            limit: Nanos(1_000_000_000),
+            enforcement: Enforcement::StrictBlock,
+            output: OutputPolicy::default(),
+            interval: Interval::None,
+            time_zone: TimeZone::utc(),
+            generation: 1,
+            revision: 1,
+            session_limit: None,
+            velocity: None,
+            finalization_reserve: Nanos::ZERO,
+        });
+    }
+    policy
+}
+
+/// One call from its headers to its event, but for the ledger.
+fn call(settings: &Settings, policy: &Arc<Policy>, headers: &Headers, body: &[u8]) -> Option<Closing> {
+    let at = |us| Moment { ms: NOW, us };
+    let attempt = AttemptId(Uuid::from_u128(7));
+    let Begin::Body(awaiting) = begin(settings, Some(Arc::clone(policy)), headers, attempt, at(0)) else {
+        return None;
+    };
+    let opening = match awaiting.body(settings, body, at(10)) {
+        Admission::Open(opening) => opening,
+        Admission::Reserve(stage) => {
+            let scopes = stage.reserve(30_000, |_| Bytes::new()).scopes.len();
+            let balance = Balance { limit: Nanos(1_000_000_000), settled: Nanos(5), held: Nanos(7) };
+            let outcome = ReserveOutcome::Reserved { balances: vec![balance; scopes], exceeded: vec![] };
+            match stage.reserved(Ok(outcome), at(20)) {
+                Verdict::Open(opening) => opening,
+                _ => return None,
+            }
+        }
+        Admission::Answer(_) => return None,
+    };
+    let (_, mut forwarded) = opening.opened(body.to_vec(), at(30));
+    let head = [(":status", "200"), ("content-type", "application/json")];
+    let head = Headers(head.map(|(name, value)| (name.to_owned(), value.into())).into());
+    forwarded.response_head(&head, Origin::Provider, at(40));
+    let answer = br#"{"model":"gpt-4o","usage":{"prompt_tokens":9,"completion_tokens":3}}"#;
+    forwarded.response_body(answer.to_vec(), true, at(50));
+    Some(forwarded.close(End::Complete, at(60)))
+}
+
+fn calls(c: &mut Criterion) {
+    let mut group = c.benchmark_group("call");
+    let upstream = Upstream::parse("openai", "https://api.openai.com", Dialect::OpenAi, "openai", true);
+    let Ok(upstream) = upstream else { return };
+    let settings =
+        Settings { upstreams: Upstreams(vec![upstream]), lease_ms: 30_000, max_body_bytes: 1 << 20 };
+    let headers = [
+        (":method", "POST"),
+        (":path", "/v1/chat/completions"),
+        ("x-nullspend-key", KEY),
+        ("content-type", "application/json"),
+    ];
+    let headers = Headers(headers.map(|(name, value)| (name.to_owned(), value.into())).into());
+    let body = request(1 << 10, 0);
+    for budgets in [0, 3] {
+        let policy = Arc::new(policy(budgets));
+        assert!(call(&settings, &policy, &headers, &body).is_some(), "the call is forwarded");
+        group.bench_function(BenchmarkId::new("budgets", budgets), |b| {
+            b.iter(|| call(&settings, &policy, &headers, black_box(&body)));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, requests, streams, bodies, calls);
 criterion_main!(benches);

@@ -8,6 +8,7 @@ use crate::{
     ledger::{CounterKey, Scope},
     money::Nanos,
     policy::Enforcement,
+    trail::Trail,
 };
 
 /// The provider API spoken by a route.
@@ -262,6 +263,8 @@ pub struct Closing {
     pub overhead_us: i64,
     /// `_ns_*` tags of contract §3.4.
     pub system_tags: BTreeMap<String, String>,
+    /// How it was decided, to its end.
+    pub trail: Trail,
 }
 
 impl Closing {
@@ -274,6 +277,7 @@ impl Closing {
             stop_reason: None,
             system_tags: BTreeMap::new(),
             detail: Detail::default(),
+            trail: Trail::default(),
             ..self.clone()
         }
     }
@@ -308,4 +312,6 @@ pub struct Denial {
     pub estimated: Nanos,
     /// The answer's `details`, as JSON.
     pub details_json: String,
+    /// How it was decided.
+    pub trail: Trail,
 }

@@ -21,5 +21,6 @@ pub mod request;
 pub mod settle;
 pub mod sse;
 pub mod tokenizer;
+pub mod trail;
 pub mod usage;
 pub mod window;

@@ -5,9 +5,12 @@ use nullspend_core::{
     attempt::{AttemptStub, BudgetCharge, Closing, CostParts, Denial, Tokens},
     cost::Detail,
     id::AttemptId,
+    trail::Trail,
 };
 use nullspend_proto::internal::{self as wire, SpoolRecord, spool_record::Kind};
 use prost::Message as _;
+
+use crate::trail::trail;
 
 /// The stub of an attempt.
 #[must_use]
@@ -34,6 +37,7 @@ pub fn stub(stub: &AttemptStub) -> wire::AttemptStub {
         unpriced: stub.unpriced,
         price_id: stub.price_id.clone(),
         price_version: stub.price_version.clone(),
+        trail: None,
     }
 }
 
@@ -45,14 +49,15 @@ pub fn stub_bytes(of: &AttemptStub) -> Bytes {
 
 /// The record written before Envoy may forward the request.
 #[must_use]
-pub fn opened(of: &AttemptStub) -> SpoolRecord {
-    record(Kind::Opened(wire::Opened { stub: Some(stub(of)) }))
+pub fn opened(of: &AttemptStub, decided: &Trail) -> SpoolRecord {
+    let stub = wire::AttemptStub { trail: Some(trail(decided)), ..stub(of) };
+    record(Kind::Opened(wire::Opened { stub: Some(stub) }))
 }
 
 /// The record of an attempt's end: its event. `revision` is 1, or 2 when it corrects a lapsed one.
 #[must_use]
 pub fn closed(of: &AttemptStub, closing: &Closing, revision: u32) -> SpoolRecord {
-    let mut stub = stub(of);
+    let mut stub = wire::AttemptStub { trail: Some(trail(&closing.trail)), ..stub(of) };
     // The event names the row that priced the answer.
     if closing.price_id.is_some() {
         stub.price_id.clone_from(&closing.price_id);
@@ -112,6 +117,7 @@ pub fn denied(denial: &Denial, suppressed: u64) -> SpoolRecord {
         estimated_nanos: denial.estimated.0,
         details_json: denial.details_json.clone(),
         suppressed,
+        trail: Some(trail(&denial.trail)),
     }))
 }
 

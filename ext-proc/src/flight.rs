@@ -46,7 +46,8 @@ impl Flight {
         opening: Box<Opening>,
         body: Vec<u8>,
     ) -> Result<(Self, Forward), Box<Answered>> {
-        if let Err(cause) = plane.spool.append_durably(&convert::opened(&opening.stub)).await {
+        if let Err(cause) = plane.spool.append_durably(&convert::opened(&opening.stub, &opening.trail)).await
+        {
             // A full disk is told once, by the spool.
             if !matches!(cause, SpoolError::Full { .. }) {
                 error!(%cause, "the spool cannot be written; the request is refused");
@@ -156,9 +157,9 @@ struct Refused {
 /// Holds more for a stream: in the ledger, then in the spool, and only then may the bytes pass that it pays for.
 async fn pay(plane: &DataPlane, forwarded: &mut Forwarded, owed: Owed) -> Result<Vec<u8>, Refused> {
     if owed.add > Nanos::ZERO {
-        let grown = AttemptStub { held: forwarded.stub().held + owed.add, ..forwarded.stub().clone() };
+        let (grown, trail) = forwarded.grown(owed);
         let (why, budget) = match plane.extend(&grown, owed.add).await {
-            Extension::Held => match plane.spool.append_durably(&convert::opened(&grown)).await {
+            Extension::Held => match plane.spool.append_durably(&convert::opened(&grown, &trail)).await {
                 Ok(_) => return Ok(forwarded.extended(owed)),
                 Err(cause) => {
                     error!(%cause, "the spool cannot be written; a stream is ended");

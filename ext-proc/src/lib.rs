@@ -22,6 +22,7 @@ pub mod report;
 mod server;
 mod settle;
 pub mod spool;
+mod trail;
 mod unpriced;
 pub mod watch;
 mod wire;

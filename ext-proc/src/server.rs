@@ -157,6 +157,7 @@ impl Session {
         mut body: Vec<u8>,
     ) -> Result<(Box<Opening>, Vec<u8>), Box<Answered>> {
         loop {
+            admission.took(self.plane.now());
             let reserving = match admission {
                 Admission::Answer(answered) => return Err(answered),
                 Admission::Open(opening) => return Ok((opening, body)),
@@ -297,7 +298,8 @@ impl Session {
         }
     }
 
-    async fn answer(&self, answered: Answered) -> Result<(), Gone> {
+    async fn answer(&self, mut answered: Answered) -> Result<(), Gone> {
+        answered.took(self.plane.now());
         self.plane.answered(&answered);
         self.send(wire::immediate(answered.answer)).await
     }

@@ -8,6 +8,7 @@ mod cluster;
 mod cluster_faults;
 mod crowd;
 mod endings;
+mod explain;
 mod faults;
 mod grpc;
 mod headers;

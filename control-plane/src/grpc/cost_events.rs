@@ -259,7 +259,7 @@ fn budget_status(word: &str) -> Option<i32> {
     Some(status.into())
 }
 
-fn measurement(word: &str) -> v1::Measurement {
+pub(super) fn measurement(word: &str) -> v1::Measurement {
     match word {
         "exact" => v1::Measurement::Exact,
         "estimated" => v1::Measurement::Estimated,
@@ -277,7 +277,7 @@ fn event_type(word: &str) -> v1::CostEventType {
     }
 }
 
-fn source(source: Source) -> v1::CostEventSource {
+pub(super) fn source(source: Source) -> v1::CostEventSource {
     match source {
         Source::Proxy => v1::CostEventSource::Proxy,
         Source::Api => v1::CostEventSource::Api,

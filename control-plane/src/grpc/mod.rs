@@ -5,6 +5,7 @@ mod budgets;
 mod convert;
 mod cost_detail;
 mod cost_events;
+mod explain;
 mod keys;
 mod prices;
 mod status;
@@ -13,9 +14,9 @@ use std::sync::Arc;
 
 use nullspend_proto::v1::{
     auth_service_server::AuthServiceServer, budget_service_server::BudgetServiceServer,
-    cost_event_service_server::CostEventServiceServer, health_service_server::HealthServiceServer,
-    key_service_server::KeyServiceServer, policy_service_server::PolicyServiceServer,
-    price_service_server::PriceServiceServer,
+    cost_event_service_server::CostEventServiceServer, explain_service_server::ExplainServiceServer,
+    health_service_server::HealthServiceServer, key_service_server::KeyServiceServer,
+    policy_service_server::PolicyServiceServer, price_service_server::PriceServiceServer,
 };
 use tonic::service::Routes;
 
@@ -34,6 +35,7 @@ pub fn routes(app: &Arc<App>) -> Routes {
     Routes::new(KeyServiceServer::new(services.clone()))
         .add_service(BudgetServiceServer::new(services.clone()))
         .add_service(CostEventServiceServer::new(services.clone()))
+        .add_service(ExplainServiceServer::new(services.clone()))
         .add_service(AuthServiceServer::new(services.clone()))
         .add_service(PolicyServiceServer::new(services.clone()))
         .add_service(PriceServiceServer::new(services.clone()))

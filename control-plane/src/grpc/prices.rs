@@ -269,7 +269,7 @@ fn resolution((provider, model): (&str, &str), found: &Explanation) -> v1::Price
                 price_id: candidate.price_id.clone(),
                 version: candidate.version.clone(),
                 layer: candidate.layer.as_str().to_owned(),
-                matched: matched(candidate.matched).to_owned(),
+                matched: candidate.matched.as_str().to_owned(),
                 effective_from: candidate.span_ms.0.map(timestamp),
                 effective_until: candidate.span_ms.1.map(timestamp),
                 verdict: candidate.verdict.as_str().to_owned(),
@@ -283,7 +283,7 @@ fn resolved(priced: &Priced) -> v1::ResolvedPrice {
     v1::ResolvedPrice {
         id: priced.id().to_owned(),
         version: priced.version().to_owned(),
-        matched: matched(priced.matched()).to_owned(),
+        matched: priced.matched().as_str().to_owned(),
         provider: priced.provider().to_owned(),
         model: priced.model().id().to_owned(),
         effective_from: from_ms.map(timestamp),
@@ -302,15 +302,6 @@ fn way(how: Match) -> &'static str {
         Match::Pattern => "the name fits one of its patterns",
         Match::Snapshot => "nothing lists this snapshot, so its base model's price holds",
         Match::FineTune => "a fine-tune has its base model's price, and its costs are marked as estimated",
-    }
-}
-
-fn matched(how: Match) -> &'static str {
-    match how {
-        Match::Exact => "exact",
-        Match::Pattern => "pattern",
-        Match::Snapshot => "snapshot",
-        Match::FineTune => "fine_tune",
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
     codec::{Reader, charges_json, map_json},
     error::{During, StoreError},
     event_row::{bind_event, event_columns},
+    explain::EventRevision,
     pool::{Tx, on_tx},
     sessions::SessionDeltas,
     thresholds::{Booked, Crossing},
@@ -43,6 +44,7 @@ struct StoredRow {
     measurement: String,
     revision: i64,
     cost_nanos: i64,
+    ended_at_ms: i64,
     charges: String,
 }
 
@@ -175,6 +177,14 @@ impl Tx {
             if deleted != 1 {
                 return Err(StoreError::Conflict { op: OP, source: None });
             }
+            let said = EventRevision {
+                revision: row.revision,
+                measurement: row.measurement.clone(),
+                cost: Nanos(row.cost_nanos),
+                ended_at_ms: row.ended_at_ms,
+                replaced_at_ms: event.ingested_at_ms,
+            };
+            self.keep_revision(&row.id, &said).await?;
             deltas.take_out(&event, &Reader(OP).charges(&row.charges)?, Nanos(row.cost_nanos));
             event.revision = event.revision.max(row.revision + 1);
             corrections.push(event);
@@ -187,7 +197,7 @@ impl Tx {
         for chunk in ids.chunks(CHUNK) {
             let rows: Vec<StoredRow> = on_tx!(&mut *self, |c, Db| {
                 let mut query = sqlx::QueryBuilder::<Db>::new(
-                    "SELECT id, measurement, revision, cost_nanos, charges FROM cost_events WHERE id IN (",
+                    "SELECT id, measurement, revision, cost_nanos, ended_at_ms, charges FROM cost_events WHERE id IN (",
                 );
                 let mut list = query.separated(", ");
                 for id in chunk {

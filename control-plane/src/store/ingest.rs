@@ -12,6 +12,7 @@ use super::{
     error::{During, StoreError},
     pool::{Tx, on_pool, on_tx},
     record::{clean, closed_event, denial},
+    trail::StoredTrail,
 };
 
 /// How often a batch is tried again at once when another writer was in the way.
@@ -63,6 +64,7 @@ struct Quarantined {
 struct Batch {
     events: Vec<EventRecord>,
     denials: Vec<DenialRecord>,
+    trails: Vec<StoredTrail>,
     quarantined: Vec<Quarantined>,
     last_seq: u64,
 }
@@ -73,10 +75,15 @@ impl Batch {
         for record in records {
             batch.last_seq = batch.last_seq.max(record.seq);
             let understood = match record.record.as_ref().and_then(|record| record.kind.as_ref()) {
-                Some(Kind::Closed(closed)) => {
-                    closed_event(closed, dataplane_id, now_ms).map(|event| batch.events.push(event))
-                }
-                Some(Kind::Denied(denied)) => denial(denied).map(|denial| batch.denials.push(denial)),
+                Some(Kind::Closed(closed)) => closed_event(closed, dataplane_id, now_ms).map(|event| {
+                    let trail = closed.stub.as_ref().and_then(|stub| stub.trail.as_ref());
+                    batch.trails.extend(StoredTrail::new(event.id, trail, event.measurement != "lapsed"));
+                    batch.events.push(event);
+                }),
+                Some(Kind::Denied(denied)) => denial(denied).map(|denial| {
+                    batch.trails.extend(StoredTrail::new(denial.id, denied.trail.as_ref(), true));
+                    batch.denials.push(denial);
+                }),
                 // Kept by the data plane for itself; reported by mistake they do no harm.
                 Some(Kind::Opened(_) | Kind::Settled(_)) => Ok(()),
                 None => Err("a kind of record this version does not know".to_owned()),
@@ -176,6 +183,7 @@ impl Store {
         let mut tx = self.pool.begin().await.during(OP)?;
         let written = tx.write_events(batch.events).await?;
         let denials = tx.insert_denials(&batch.denials, now_ms).await?;
+        tx.insert_trails(batch.trails).await?;
         tx.quarantine(dataplane_id, &batch.quarantined, now_ms).await?;
         tx.note_dataplane(dataplane_id, batch.last_seq, now_ms).await?;
         tx.commit().await.during(OP)?;
@@ -200,7 +208,7 @@ impl Store {
         })
     }
 
-    /// Deletes at most `limit` denials older than `before_ms`, with their tags; returns how many.
+    /// Deletes at most `limit` denials older than `before_ms`, with their tags and trails; returns how many.
     ///
     /// # Errors
     /// When the database fails.
@@ -218,14 +226,18 @@ impl Store {
             .await
             .during(OP)?;
             for chunk in ids.chunks(DENIAL_CHUNK) {
-                let mut query =
-                    sqlx::QueryBuilder::<Db>::new("DELETE FROM cost_event_tags WHERE event_id IN (");
-                let mut list = query.separated(", ");
-                for id in chunk {
-                    list.push_bind(id.clone());
+                for of in [
+                    "DELETE FROM cost_event_tags WHERE event_id IN (",
+                    "DELETE FROM trails WHERE attempt_id IN (",
+                ] {
+                    let mut query = sqlx::QueryBuilder::<Db>::new(of);
+                    let mut list = query.separated(", ");
+                    for id in chunk {
+                        list.push_bind(id.clone());
+                    }
+                    query.push(")");
+                    query.build().persistent(false).execute(&mut *c).await.during(OP)?;
                 }
-                query.push(")");
-                query.build().persistent(false).execute(&mut *c).await.during(OP)?;
             }
             ids.len() as u64
         });

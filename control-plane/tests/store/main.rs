@@ -4,6 +4,7 @@
 mod administration;
 mod calls;
 mod events;
+mod explain;
 mod ingest;
 mod prices;
 mod rebuilds;
@@ -71,6 +72,12 @@ suite! {
     rebuilds::a_rebuild_waits_for_everyone_who_may_have_work,
     rebuilds::a_delivery_that_makes_no_sense_is_told,
     rebuilds::books_tell_what_lapsed_and_what_is_recorded,
+    explain::a_trail_is_read_as_it_was_told,
+    explain::what_a_lapse_said_is_kept_and_never_replaces_the_truth,
+    explain::a_lapse_told_by_a_sweeper_takes_the_trail_of_its_owner,
+    explain::denials_go_with_their_trails,
+    explain::a_trace_leads_to_its_newest_attempt,
+    explain::budgets_keep_their_names_when_they_are_deleted,
     prices::a_price_is_kept_with_every_version_of_its_end,
     prices::a_refused_price_changes_nothing,
     prices::the_last_catalogue_is_in_force,

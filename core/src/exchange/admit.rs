@@ -13,13 +13,14 @@ use super::{
     tighten::Tightening,
 };
 use crate::{
-    attempt::{AttemptStub, BudgetCharge, BudgetStatus},
+    attempt::{AttemptStub, BudgetCharge, BudgetStatus, Denial},
     bound::{Bound, bound},
     ledger::{Balance, LedgerUnavailable, MAX_SCOPES, Reserve, ReserveOutcome, Scope, Why, scope_for},
     money::{MAX_EVENT, Nanos},
     policy::{BudgetRule, Policy},
     price::{Lookup, Priced, Prices},
     request::RequestView,
+    trail::{BudgetSeen, DeniedBy, Step, Trail},
 };
 
 /// What a body leads to.
@@ -85,7 +86,7 @@ pub(super) struct Admitted {
 pub struct Reserving {
     pub(super) admitted: Admitted,
     pub(super) rules: Vec<Arc<BudgetRule>>,
-    scopes: Vec<Scope>,
+    pub(super) scopes: Vec<Scope>,
     retries: u8,
 }
 
@@ -98,6 +99,8 @@ pub struct Opening {
     pub(super) admitted: Admitted,
     /// The record to write before anything is forwarded.
     pub stub: AttemptStub,
+    /// How it was decided.
+    pub trail: Trail,
     /// The tightest matched budget, for headers.
     pub(super) tightest: Option<(Arc<BudgetRule>, Balance)>,
 }
@@ -106,7 +109,9 @@ impl AwaitingBody {
     /// Decides what a body needs before it may be forwarded.
     #[must_use]
     pub fn body(self, settings: &Settings, body: &[u8], now: Moment) -> Admission {
-        let Self { call, policy } = self;
+        let Self { mut call, policy } = self;
+        call.steps.note(Step::Body);
+        call.steps.stamp(now.us);
         if body.len() > settings.max_body_bytes {
             return call.refuse(&Refusal::TooLarge { max_bytes: settings.max_body_bytes });
         }
@@ -117,6 +122,9 @@ impl AwaitingBody {
         view.regional_host = call.upstream.is_regional_openai();
         view.assume_priority = call.upstream.assume_priority;
         let model = view.model.clone();
+        if call.key.allowed_models.is_some() {
+            call.steps.note(Step::ModelMandate);
+        }
         if let Some(allowed) = &call.key.allowed_models
             && !allowed.contains(&model)
         {
@@ -128,6 +136,7 @@ impl AwaitingBody {
             return call.deny(&refusal, &model, now);
         }
         let prices = policy.prices().clone();
+        call.steps.note(Step::Price);
         let found = prices.lookup(Some(call.key.org), &call.upstream.provider, &model, call.started.ms);
         let (price, bound, hold) = match found {
             Lookup::Priced(price) => {
@@ -146,6 +155,7 @@ impl AwaitingBody {
                 }
             },
         };
+        call.steps.note(Step::Bound);
         if hold > MAX_EVENT {
             let message =
                 format!("this call may cost up to {hold}, more than one call may; lower max tokens or n");
@@ -179,7 +189,7 @@ impl Call {
         Admission::Answer(self.answered(answer, Some(denial)))
     }
 
-    fn answered(&self, mut answer: Answer, denial: Option<crate::attempt::Denial>) -> Box<Answered> {
+    fn answered(&self, mut answer: Answer, denial: Option<Denial>) -> Box<Answered> {
         answer.headers.extend(self.common_headers());
         Box::new(Answered { answer, api: Some(self.api), denial })
     }
@@ -193,8 +203,9 @@ impl Admitted {
         }
         let attribution = &self.call.attribution;
         let rules = policy.budgets_for(&self.call.key, &attribution.tags, attribution.customer.as_deref());
+        self.call.steps.note(Step::Match);
         if rules.is_empty() {
-            return Admission::Open(Box::new(self.open(&[], BudgetStatus::Skipped, None)));
+            return Admission::Open(Box::new(self.open(&[], BudgetStatus::Skipped, Vec::new(), None)));
         }
         if rules.len() > MAX_SCOPES {
             let message = format!(
@@ -209,13 +220,16 @@ impl Admitted {
     }
 
     fn open(
-        self,
+        mut self,
         scopes: &[Scope],
         budget_status: BudgetStatus,
+        budgets: Vec<BudgetSeen>,
         tightest: Option<(Arc<BudgetRule>, Balance)>,
     ) -> Opening {
         let stub = self.stub(scopes, budget_status);
-        Opening { admitted: self, stub, tightest }
+        let steps = std::mem::take(&mut self.call.steps);
+        let trail = self.trail(steps, budgets);
+        Opening { admitted: self, stub, trail, tightest }
     }
 
     fn stub(&self, scopes: &[Scope], budget_status: BudgetStatus) -> AttemptStub {
@@ -275,6 +289,16 @@ impl Reserving {
         outcome: Result<ReserveOutcome, LedgerUnavailable>,
         now: Moment,
     ) -> Verdict {
+        self.note(&outcome, now);
+        self.concluded(outcome, now)
+    }
+
+    /// Goes on with an answer that was noted.
+    pub(super) fn concluded(
+        mut self: Box<Self>,
+        outcome: Result<ReserveOutcome, LedgerUnavailable>,
+        now: Moment,
+    ) -> Verdict {
         if let Ok(denied) = &outcome
             && let Some(encoding) = self.countable(denied)
         {
@@ -288,7 +312,9 @@ impl Reserving {
                     self.admitted.call.attribution.warnings.push(Warning::BudgetExceeded);
                 }
                 let tightest = tightest(&self.rules, &balances);
-                Verdict::Open(Box::new(self.admitted.open(&self.scopes, status, tightest)))
+                let hold = self.admitted.hold;
+                let seen = self.admitted.seen(&self.rules, &self.scopes, &balances, hold);
+                Verdict::Open(Box::new(self.admitted.open(&self.scopes, status, seen, tightest)))
             }
             Ok(ReserveOutcome::Denied { why: Why::Budget, balances, .. })
                 if self.admitted.clamp(&self.rules, &balances) =>
@@ -350,7 +376,11 @@ impl Reserving {
         let (session, finalize) = (call.session_id.as_deref(), call.finalize);
         let denial = BudgetDenial { rule, why, balance, estimated, session, finalize, retry_after_ms };
         let mut answer = denial.answer(call.api);
-        let record = call.denial(&answer, &self.admitted.view.model, estimated, now.ms);
+        let denied_by = DeniedBy { place: scope, why, retry_after_ms };
+        let record = Denial {
+            trail: self.denied_trail(balances, denied_by),
+            ..call.denial(&answer, &self.admitted.view.model, estimated, now.ms)
+        };
         if let Some((rule, balance)) = tightest(&self.rules, balances) {
             answer.headers.extend(budget_headers(&rule, balance));
         }

@@ -14,6 +14,7 @@ use crate::{
     id::AttemptId,
     money::Nanos,
     policy::{Policy, Role},
+    trail::{Step, Steps},
 };
 
 /// What a request's headers lead to.
@@ -40,6 +41,7 @@ impl AwaitingBody {
     /// Notes how long the headers took, once they are answered.
     pub fn headers_took(&mut self, now: Moment) {
         self.call.head_us = now.us_since(self.call.started);
+        self.call.steps.stamp(now.us);
     }
 }
 
@@ -136,6 +138,11 @@ fn accept(
         .upstreams
         .choose(api, headers.get("x-nullspend-upstream"))
         .map_err(|allowed| Refusal::InvalidUpstream { allowed })?;
+    let mut steps = Steps::since(now.us);
+    steps.note(Step::Authenticate);
+    if key.allowed_providers.is_some() {
+        steps.note(Step::ProviderMandate);
+    }
     let call = Call {
         attempt,
         api,
@@ -151,6 +158,7 @@ fn accept(
         private_headers: private_headers(headers),
         started: now,
         head_us: 0,
+        steps,
     };
     if let Some(allowed) = &key.allowed_providers
         && !allowed.contains(&call.upstream.provider)
@@ -236,6 +244,7 @@ impl Call {
             tags: self.attribution.tags.clone(),
             estimated,
             details_json: answer.details.to_string(),
+            trail: self.trail(),
         }
     }
 }

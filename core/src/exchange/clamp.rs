@@ -11,6 +11,7 @@ use crate::{
     policy::{BudgetRule, Enforcement},
     price::Priced,
     request::{OutputLimit, RequestView},
+    trail::Step,
 };
 
 /// With less an answer is of no use, and OpenAI Responses accepts no less.
@@ -46,6 +47,7 @@ impl Admitted {
             Some(before) => Clamp { limit, tries: tries + 1, ..before },
             None => Clamp { asked: self.view.max_output, full: bound.cost, limit, tries: 1 },
         });
+        self.call.steps.note(Step::Clamp);
         self.view.max_output = Some(tokens);
         self.hold = lowered.cost;
         self.paid = None;

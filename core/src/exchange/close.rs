@@ -8,6 +8,7 @@ use crate::{
     cost::{Cost, Detail, provider_reported},
     price::{Lookup, Priced},
     settle::{Charge, prompt_tokens, settle, unseen},
+    trail::{Basis, Step},
     usage::{Metered, Terminal, UsageState},
 };
 
@@ -44,18 +45,30 @@ struct Outcome {
     price: Option<(String, String)>,
     /// Another model answered than the one priced.
     served_unpriced: bool,
+    /// What the cost rests on.
+    basis: Basis,
 }
 
 impl Outcome {
     /// Costs nothing: it did not reach the provider, or the provider refused it.
-    fn free(ending: Ending) -> Self {
+    fn free(ending: Ending, basis: Basis) -> Self {
         let charge = Charge { cost: Cost::default(), measurement: Measurement::Exact, whole_hold: false };
-        Self { ending, charge, metered: None, price: None, served_unpriced: false }
+        Self { ending, charge, metered: None, price: None, served_unpriced: false, basis }
     }
 }
 
 fn row(priced: &Priced) -> (String, String) {
     (priced.id().to_owned(), priced.version().to_owned())
+}
+
+/// What the charge of a measured answer rests on.
+fn basis(charge: &Charge, metered: &Metered) -> Basis {
+    match (charge.whole_hold, metered.usage_state, charge.measurement) {
+        (true, _, _) => Basis::WholeHoldHidden,
+        (false, UsageState::Final, Measurement::Exact) => Basis::Usage,
+        (false, UsageState::Final, _) => Basis::GuessedUsage,
+        (false, _, _) => Basis::Counted,
+    }
 }
 
 impl Forwarded {
@@ -64,6 +77,8 @@ impl Forwarded {
     pub fn close(mut self, end: End, now: Moment) -> Closing {
         let outcome = self.outcome(end);
         let system_tags = self.system_tags(end, &outcome);
+        self.took(Step::Close, now);
+        self.trail.basis = Some(outcome.basis);
         let received = self.received;
         let Outcome { ending, charge, metered, price, .. } = outcome;
         let ms_since_forward =
@@ -90,23 +105,30 @@ impl Forwarded {
             ttfb_ms: self.first_byte_at.map(ms_since_forward),
             overhead_us: i64::try_from(overhead_us).unwrap_or(i64::MAX),
             system_tags,
+            trail: self.trail,
         }
     }
 
     fn outcome(&mut self, end: End) -> Outcome {
         if end == End::NotForwarded {
-            return Outcome::free(Ending::Aborted);
+            return Outcome::free(Ending::Aborted, Basis::NotForwarded);
         }
         let Some(received) = &self.received else {
             // The client left while the provider was silent: it may go on and bill all of it.
-            return Outcome { ending: Ending::Aborted, ..self.whole_hold(None) };
+            let whole = self.whole_hold(None, Basis::WholeHoldUnanswered);
+            return Outcome { ending: Ending::Aborted, ..whole };
         };
         match received.origin {
-            Origin::NotSent => return Outcome::free(Ending::Unreachable),
-            Origin::MaybeSent => return Outcome { ending: Ending::Unreachable, ..self.whole_hold(None) },
+            Origin::NotSent => return Outcome::free(Ending::Unreachable, Basis::NotSent),
+            Origin::MaybeSent => {
+                let whole = self.whole_hold(None, Basis::WholeHoldUnreachable);
+                return Outcome { ending: Ending::Unreachable, ..whole };
+            }
             Origin::Provider => {}
         }
-        let Some(mut meter) = self.meter.take() else { return Outcome::free(Ending::ProviderError) };
+        let Some(mut meter) = self.meter.take() else {
+            return Outcome::free(Ending::ProviderError, Basis::ProviderError);
+        };
         if let Some(increments) = &mut self.increments {
             // What came was generated, whether or not it passed.
             meter.push(&increments.take_unread());
@@ -125,11 +147,12 @@ impl Forwarded {
             if let Some(cost) = own {
                 let charge = Charge { cost, measurement: Measurement::Exact, whole_hold: false };
                 let price = price.as_ref().map(row);
-                return Outcome { ending, charge, metered: Some(metered), price, served_unpriced: false };
+                let (metered, basis) = (Some(metered), Basis::ProviderPrice);
+                return Outcome { ending, charge, metered, price, served_unpriced: false, basis };
             }
         }
         let (Some(requested), Some(bound)) = (price, bound) else {
-            return Outcome { ending, ..self.whole_hold(Some(metered)) };
+            return Outcome { ending, ..self.whole_hold(Some(metered), Basis::WholeHoldUnpriced) };
         };
         // The model in the answer decides the price, the one in the request the hold.
         let served = metered.served_model.as_deref().and_then(|model| {
@@ -143,27 +166,32 @@ impl Forwarded {
         let counted = self.prompt.as_ref().filter(|_| untold);
         let prompt_tokens = counted.and_then(|body| prompt_tokens(priced, view, body));
         let mut charge = settle(priced, view, bound, self.stub.held, &metered, prompt_tokens);
+        let mut basis = basis(&charge, &metered);
         // A price that the answer names is not believed of everybody: it can only raise the charge.
         if let Some(own) = own.filter(|own| own.nanos > charge.cost.nanos) {
             charge.cost = own;
+            basis = Basis::ProviderPrice;
         }
         let served_unpriced =
             served.is_none() && metered.served_model.as_ref().is_some_and(|model| *model != view.model);
         if served_unpriced {
             // Priced as what was asked for, since what answered has no price: marked, never silent (law 4).
             charge.measurement = Measurement::Estimated;
+            if basis == Basis::Usage {
+                basis = Basis::OtherModel;
+            }
         }
         let price = Some(row(priced));
-        Outcome { ending, charge, metered: Some(metered), price, served_unpriced }
+        Outcome { ending, charge, metered: Some(metered), price, served_unpriced, basis }
     }
 
-    fn whole_hold(&self, metered: Option<Metered>) -> Outcome {
+    fn whole_hold(&self, metered: Option<Metered>, basis: Basis) -> Outcome {
         let mut charge = unseen(self.stub.held);
         if let Some(usage) = metered.as_ref().and_then(|metered| metered.usage.as_ref()) {
             // Once the model has a price, the event can be priced by what it used.
             charge.cost.detail = Detail::unpriced(&self.admitted.view.model, usage);
         }
-        Outcome { ending: Ending::Complete, charge, metered, price: None, served_unpriced: false }
+        Outcome { ending: Ending::Complete, charge, metered, price: None, served_unpriced: false, basis }
     }
 
     /// `_ns_*` tags of contract §3.4.

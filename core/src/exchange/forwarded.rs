@@ -16,6 +16,7 @@ use crate::{
     ledger::Balance,
     policy::BudgetRule,
     request::{CacheAsked, Changes},
+    trail::{Step, Trail},
     usage::{BodyKind, Meter, StripUsageFrame, decode::is_encoded},
 };
 
@@ -96,6 +97,7 @@ pub(super) struct Received {
 pub struct Forwarded {
     pub(super) admitted: Admitted,
     pub(super) stub: AttemptStub,
+    pub(super) trail: Trail,
     pub(super) tightest: Option<(Arc<BudgetRule>, Balance)>,
     pub(super) forwarded_at: Moment,
     pub(super) received: Option<Received>,
@@ -119,7 +121,10 @@ impl Opening {
     /// The `opened` record is written: forward. `body` is what the client sent.
     #[must_use]
     pub fn opened(self, body: Vec<u8>, now: Moment) -> (Forward, Forwarded) {
-        let Self { admitted, stub, tightest } = self;
+        let Self { admitted, stub, mut trail, tightest } = self;
+        trail.steps.note(Step::Open);
+        trail.steps.note(Step::Forward);
+        trail.steps.stamp(now.us);
         let call = &admitted.call;
         let changes = Changes {
             include_usage: call.upstream.inject_usage && admitted.view.needs_include_usage(),
@@ -140,6 +145,7 @@ impl Opening {
             ended: false,
             admitted,
             stub,
+            trail,
             tightest,
             forwarded_at: now,
             received: None,
@@ -179,6 +185,17 @@ impl Forwarded {
         &self.stub
     }
 
+    /// How it was decided, and what was done with it so far.
+    #[must_use]
+    pub fn trail(&self) -> &Trail {
+        &self.trail
+    }
+
+    pub(super) fn took(&mut self, step: Step, now: Moment) {
+        self.trail.steps.note(step);
+        self.trail.steps.stamp(now.us);
+    }
+
     /// Microseconds the product spent before forwarding, waiting for the client's body left out.
     #[must_use]
     pub fn overhead_us(&self) -> u64 {
@@ -187,6 +204,7 @@ impl Forwarded {
 
     /// The answer's headers came.
     pub fn response_head(&mut self, headers: &Headers, origin: Origin, now: Moment) -> ResponseHead {
+        self.took(Step::Answer, now);
         let status = headers.get(":status").and_then(|status| status.parse().ok()).unwrap_or(0);
         let streamed = headers.get("content-type").is_some_and(is_event_stream);
         let ok = (200..300).contains(&status) && origin == Origin::Provider;
@@ -286,6 +304,7 @@ impl Forwarded {
     pub fn response_body(&mut self, chunk: Vec<u8>, end_of_stream: bool, now: Moment) -> Vec<u8> {
         if !chunk.is_empty() && self.first_byte_at.is_none() {
             self.first_byte_at = Some(now);
+            self.took(Step::FirstByte, now);
         }
         if let Some(body) = &mut self.stand_in {
             return std::mem::take(body);

@@ -12,6 +12,7 @@ use serde_json::json;
 
 use super::{Forwarded, Moment, admit::Admitted, last_words::LastWords};
 use crate::{
+    attempt::AttemptStub,
     bound::bound_of_output,
     id::BudgetId,
     money::Nanos,
@@ -19,6 +20,7 @@ use crate::{
     settle::{FRAMING_TOKENS, hides_by_request},
     sse::Frames,
     tokenizer,
+    trail::{CutShort, Step, Trail},
     usage::Meter,
 };
 
@@ -203,12 +205,21 @@ impl Forwarded {
         Some(Owed { add: add.max(Nanos::ZERO), blocks: increments.unpaid.is_some(), tokens })
     }
 
+    /// The records of a hold that has grown by what is owed: written down before [`Forwarded::extended`].
+    #[must_use]
+    pub fn grown(&self, owed: Owed) -> (AttemptStub, Trail) {
+        let stub = AttemptStub { held: self.stub.held + owed.add, ..self.stub.clone() };
+        let trail = Trail { extensions: self.trail.extensions + 1, ..self.trail.clone() };
+        (stub, trail)
+    }
+
     /// It is held. The stub says so; write it down before these bytes pass.
     pub fn extended(&mut self, owed: Owed) -> Vec<u8> {
         let (Some(increments), Some(meter)) = (&mut self.increments, &mut self.meter) else {
             return Vec::new();
         };
         self.stub.held = self.stub.held + owed.add;
+        self.trail.extensions += u32::from(owed.add > Nanos::ZERO);
         increments.paid = owed.tokens;
         increments.slice =
             (increments.slice.max(1) * 2).min((owed.tokens / 2).clamp(SLICE_TOKENS, SLICE_MAX_TOKENS));
@@ -228,6 +239,9 @@ impl Forwarded {
     pub fn cut(&mut self, why: Cut, budget: Option<BudgetId>, now: Moment) -> Option<Vec<u8>> {
         let (Some(increments), Some(meter)) = (&mut self.increments, &mut self.meter) else { return None };
         increments.cut = Some(why);
+        self.trail.cut = Some(CutShort { code: why.as_str(), budget });
+        self.trail.steps.note(Step::Cut);
+        self.trail.steps.stamp(now.us);
         if increments.opaque {
             return None;
         }

@@ -21,6 +21,7 @@ pub mod head;
 mod increments;
 mod last_words;
 mod tighten;
+mod trail;
 pub mod upstream;
 
 use std::sync::Arc;
@@ -38,6 +39,7 @@ use crate::{
     exchange::{answer::Answer, head::Attribution, upstream::Upstream},
     id::{ActionId, AttemptId},
     policy::KeyIdentity,
+    trail::Steps,
 };
 
 /// What stays the same for every request of a data plane.
@@ -110,6 +112,8 @@ pub struct Call {
     pub started: Moment,
     /// Time spent on them.
     pub head_us: u64,
+    /// What was done with it so far.
+    pub steps: Steps,
 }
 
 impl Call {

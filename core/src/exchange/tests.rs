@@ -6,6 +6,7 @@ mod clamp;
 mod increments;
 mod last_words;
 mod tighten;
+mod trail;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -17,6 +17,7 @@ use crate::{
     price::Priced,
     request::RequestView,
     tokenizer::{self, Encoding},
+    trail::Step,
     usage::Vendor,
 };
 
@@ -37,10 +38,11 @@ impl Tightening {
     #[must_use]
     pub fn count(self, body: &[u8], now: Moment) -> Verdict {
         let Self { mut reserving, denied, encoding } = self;
+        reserving.admitted.call.steps.note(Step::Count);
         if reserving.admitted.tighten(body, encoding) {
             Verdict::Lowered(reserving)
         } else {
-            reserving.reserved(denied, now)
+            reserving.concluded(denied, now)
         }
     }
 

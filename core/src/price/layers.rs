@@ -35,6 +35,12 @@ impl Layer {
             Self::Catalogue => "catalogue",
         }
     }
+
+    /// The layer of that word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Organisation, Self::Global, Self::Catalogue].into_iter().find(|layer| layer.as_str() == word)
+    }
 }
 
 /// Why a price row answers a look-up, or does not.
@@ -260,7 +266,7 @@ impl Prices {
                 continue;
             };
             if found.is_none() {
-                found = self.priced(org, prices, entry, at_ms, matched);
+                found = self.priced(org, (layer, prices), entry, at_ms, matched);
             }
             match &mut seen {
                 Some(seen) => self.look_at(prices, entry, (layer, matched), at_ms, seen),
@@ -274,14 +280,15 @@ impl Prices {
     fn priced(
         &self,
         org: Option<OrgId>,
-        layer: &Catalogue,
+        (place, layer): (Layer, &Catalogue),
         entry: usize,
         at_ms: i64,
         matched: Match,
     ) -> Option<Priced> {
         let (model, _) = layer.at(entry, at_ms)?;
         let period = model.periods.iter().position(|period| period.holds(at_ms))?;
-        Some(Priced { prices: self.clone(), org, model: Arc::clone(model), period, at_ms, matched })
+        let (prices, model) = (self.clone(), Arc::clone(model));
+        Some(Priced { prices, org, model, period, at_ms, layer: place, matched })
     }
 
     fn look_at(

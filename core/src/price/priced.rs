@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use super::{Fees, Limits, Lookup, Match, Model, Modifiers, Prices, Tier, TierRates, model::Period};
+use super::{Fees, Layer, Limits, Lookup, Match, Model, Modifiers, Prices, Tier, TierRates, model::Period};
 use crate::id::OrgId;
 
 /// A model with its price at an instant; cheap to clone.
@@ -14,6 +14,7 @@ pub struct Priced {
     /// Place of the period among the model's.
     pub(super) period: usize,
     pub(super) at_ms: i64,
+    pub(super) layer: Layer,
     pub(super) matched: Match,
 }
 
@@ -44,7 +45,8 @@ impl Priced {
             fees: Fees::default(),
             row_version: None,
         });
-        Self { prices: Prices::default(), org: None, model, period: 0, at_ms: 0, matched: Match::Exact }
+        let (layer, matched) = (Layer::Global, Match::Exact);
+        Self { prices: Prices::default(), org: None, model, period: 0, at_ms: 0, layer, matched }
     }
 
     /// The price row: `openai/gpt-4o` of the catalogue, `ns_prc_…` of an operator.
@@ -75,6 +77,12 @@ impl Priced {
     #[must_use]
     pub fn version(&self) -> &str {
         self.model.row_version.as_deref().unwrap_or_else(|| self.prices.catalogue().version())
+    }
+
+    /// Whose row it is.
+    #[must_use]
+    pub fn layer(&self) -> Layer {
+        self.layer
     }
 
     /// How the name led here.

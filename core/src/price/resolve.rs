@@ -13,6 +13,28 @@ pub enum Match {
     FineTune,
 }
 
+impl Match {
+    /// All of them.
+    const ALL: [Self; 4] = [Self::Exact, Self::Pattern, Self::Snapshot, Self::FineTune];
+
+    /// The word in explanations.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Pattern => "pattern",
+            Self::Snapshot => "snapshot",
+            Self::FineTune => "fine_tune",
+        }
+    }
+
+    /// The way of that word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|way| way.as_str() == word)
+    }
+}
+
 /// The date shapes a pattern may hold: `9` stands for a digit.
 const DATES: [(&str, &str); 3] =
     [("{yyyy-mm-dd}", "9999-99-99"), ("{yyyymmdd}", "99999999"), ("{mm-dd}", "99-99")];

@@ -2,6 +2,7 @@
 
 mod increments;
 mod told;
+mod trail;
 mod unpriced;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

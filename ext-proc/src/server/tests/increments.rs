@@ -40,7 +40,7 @@ async fn held(world: &World) -> Nanos {
 }
 
 /// What the spool would replay if the process died now.
-fn unclosed(world: &World) -> Vec<nullspend_proto::internal::AttemptStub> {
+pub(super) fn unclosed(world: &World) -> Vec<nullspend_proto::internal::AttemptStub> {
     let copy = tempfile::tempdir().unwrap();
     for entry in std::fs::read_dir(world.dir.path().join("spool")).unwrap().flatten() {
         if entry.file_type().unwrap().is_file() && entry.file_name() != "lock" {
