@@ -210,11 +210,11 @@ impl App {
         self.ledger.load_sessions(org, &books.sessions).await?;
         let done: Vec<AttemptId> = books.recorded.iter().copied().collect();
         self.ledger.restore_done(org, &done).await?;
-        // Lapses come first: what lapsed is not held again.
         for lapse in &books.lapsed {
             self.put_back(org, &lapsed(org, lapse), Restored::Lapsed).await?;
         }
-        for call in under_way.iter().filter(|call| !books.recorded.contains(&call.attempt)) {
+        // What is done or lapsed is known by now, and is not held again.
+        for call in &under_way {
             self.put_back(org, &held(org, call), Restored::Held).await?;
         }
         if let Some(rebuild) = rebuild {
