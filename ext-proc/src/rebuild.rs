@@ -84,7 +84,7 @@ impl DataPlane {
         match tokio::time::timeout(crate::plane::LEAVE_WAIT, Box::pin(client.leave(request))).await {
             Ok(Ok(_)) => {}
             Ok(Err(status)) => {
-                tracing::info!(code = ?status.code(), "the control plane was not told of this end")
+                tracing::info!(code = ?status.code(), "the control plane was not told of this end");
             }
             Err(_) => tracing::info!("the control plane did not hear of this end in time"),
         }
