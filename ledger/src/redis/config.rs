@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
+
+use super::address::Place;
 
 /// Where the server is, and how long to wait for it.
 #[derive(Clone, Debug)]
@@ -36,6 +38,14 @@ impl RedisConfig {
             breaker_failures: 5,
             breaker_interval: Duration::from_secs(1),
         }
+    }
+
+    /// Whether the URL can be used, without connecting.
+    ///
+    /// # Errors
+    /// It cannot: why, and what to write.
+    pub fn check(&self) -> Result<(), InvalidRedisConfig> {
+        Place::of(self.url.expose_secret()).map(|_| ())
     }
 }
 
