@@ -192,6 +192,25 @@ async fn a_failover_that_loses_what_was_acknowledged_stops_the_organisations_of_
     assert_eq!(balance(&ledger, orgs[1]).await, (i64::try_from(done).unwrap() * 7, 0));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_tail_is_noticed_when_others_went_on_past_it() {
+    let (cluster, master, replica, [org, ..], config) = with_a_replica();
+    let (ledger, late) = (ledger(&config), Arc::new(ledger(&config)));
+    open(&ledger, org).await;
+    assert_eq!(balance(&late, org).await, (0, 0));
+    in_step(&cluster.servers[master], &cluster.servers[replica]);
+    cut_off(&cluster.servers[master]);
+    for n in 1..=10 {
+        reserve(&ledger, org, n).await.unwrap();
+    }
+    cluster.servers[master].kill();
+    // Whoever saw nothing of the tail goes on, past the numbers that the first one saw.
+    let load = Load::start(&late, org);
+    load.more(20).await;
+    refuses(&ledger, org).await;
+    load.until_refused().await;
+}
+
 #[tokio::test]
 async fn one_server_of_a_cluster_is_told_from_a_server() {
     let cluster = Cluster::start(3, PATIENT_MS);
