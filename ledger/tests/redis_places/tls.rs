@@ -6,10 +6,10 @@ use nullspend_core::{clock::SystemClock, ledger::Ledger as _};
 use nullspend_ledger::{RedisConfig, RedisLedger, conformance::World};
 
 use crate::{
-    balance, ledger, reserve,
+    balance, ledger, load, reserve,
     support::{
         Server, Shared, open, org, patient,
-        tcp::{Authority, Cluster, PASSWORD_IN_URL, host, port, server},
+        tcp::{Authority, Cluster, PASSWORD_IN_URL, Watched, host, in_step, port, server},
         world_at,
     },
 };
@@ -70,6 +70,25 @@ async fn a_cluster_speaks_tls_too() {
     open(&ledger, org(1)).await;
     reserve(&ledger, org(1), 1).await.unwrap();
     assert_eq!(balance(&ledger, org(1)).await, (0, 10));
+}
+
+#[tokio::test]
+async fn sentinels_speak_tls_too() {
+    let authority = Authority::new();
+    let watched = Watched::start_tls(&authority);
+    let ledger = ledger(&watched.config());
+    open(&ledger, org(1)).await;
+    reserve(&ledger, org(1), 1).await.unwrap();
+    assert_eq!(balance(&ledger, org(1)).await, (0, 10));
+    in_step(&watched.servers[0], &watched.servers[1]);
+    watched.servers[0].kill();
+    let promoted = async {
+        while reserve(&ledger, org(1), 2).await.is_err() {
+            tokio::time::sleep(load::PACE).await;
+        }
+    };
+    tokio::time::timeout(load::BOUND, promoted).await.expect("a promoted server in bounded time");
+    assert_eq!(balance(&ledger, org(1)).await, (0, 20));
 }
 
 #[tokio::test]

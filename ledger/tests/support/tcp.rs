@@ -64,6 +64,7 @@ impl Authority {
         let (certificate, key, authority, port) =
             (file("cert.pem"), file("key.pem"), file("ca.pem"), port.to_string());
         let pairs = [
+            ("--port", "0"),
             ("--tls-port", &*port),
             ("--tls-cert-file", &certificate),
             ("--tls-key-file", &key),
@@ -84,6 +85,14 @@ pub fn server(arguments: &[String]) -> Server {
     Server::start(&all)
 }
 
+/// A server's arguments to listen on that port.
+fn at(port: u16, authority: Option<&Authority>) -> Vec<String> {
+    match authority {
+        Some(authority) => authority.arguments(port),
+        None => words(&format!("--port {port}")),
+    }
+}
+
 fn words(line: &str) -> Vec<String> {
     line.split(' ').map(str::to_owned).collect()
 }
@@ -91,54 +100,64 @@ fn words(line: &str) -> Vec<String> {
 /// A master, its replica, and a sentinel that watches them and asks for the password too.
 pub struct Watched {
     pub servers: [Server; 2],
-    ports: [u16; 2],
     sentinel: Mutex<Child>,
     sentinel_port: u16,
+    scheme: &'static str,
+    /// PEM.
+    authorities: Option<Vec<u8>>,
     dir: TempDir,
 }
 
 impl Watched {
     pub fn start() -> Self {
+        Self::watch("redis", None)
+    }
+
+    /// All of them speak TLS alone.
+    pub fn start_tls(authority: &Authority) -> Self {
+        Self::watch("rediss", Some(authority))
+    }
+
+    fn watch(scheme: &'static str, authority: Option<&Authority>) -> Self {
         let (host, ports, sentinel_port) = (host(), [port(), port()], port());
-        let arguments = |port: u16| {
-            words(&format!("--port {port} --replica-announce-ip {host} --repl-diskless-sync-delay 0"))
+        let start = |port: u16, more: &str| {
+            let own = format!("--replica-announce-ip {host} --repl-diskless-sync-delay 0{more}");
+            server(&[at(port, authority), words(&own)].concat())
         };
-        let master = server(&arguments(ports[0]));
-        let mut of_replica = arguments(ports[1]);
-        of_replica.extend(words(&format!("--replicaof {host} {}", ports[0])));
-        let servers = [master, server(&of_replica)];
+        let replica_of = format!(" --replicaof {host} {}", ports[0]);
+        let servers = [start(ports[0], ""), start(ports[1], &replica_of)];
         until("the replica follows", || info(&servers[1], "replication", "master_link_status") == "up");
         let dir = tempfile::Builder::new().prefix("ns-sentinel-").tempdir().unwrap();
+        let line = |pair: &[String]| format!("{} {}\n", pair[0].trim_start_matches('-'), pair[1]);
+        let listens: String = at(sentinel_port, authority).chunks(2).map(line).collect();
         let settings = format!(
-            "port {sentinel_port}\nbind {host}\ndir {dir}\nlogfile log\nrequirepass \"{PASSWORD}\"\n\
+            "{listens}bind {host}\ndir {dir}\nlogfile log\nrequirepass \"{PASSWORD}\"\n\
              sentinel monitor mymaster {host} {} 1\nsentinel auth-pass mymaster {PASSWORD}\n\
              sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 5000\n",
             ports[0],
             dir = dir.path().display(),
         );
         std::fs::write(dir.path().join("sentinel.conf"), settings).unwrap();
-        let watched = Self { servers, ports, sentinel: Mutex::new(sentinel(dir.path())), sentinel_port, dir };
-        until("the sentinel knows the replica", || watched.replicas() == 1);
+        let (sentinel, authorities) = (Mutex::new(sentinel(dir.path())), authority.map(Authority::pem));
+        let watched = Self { servers, sentinel, sentinel_port, scheme, authorities, dir };
+        until("the sentinel knows the replica", || watched.knows_the_replica());
         watched
     }
 
     /// The first of its sentinels is not there.
     pub fn config(&self) -> RedisConfig {
-        let host = host();
-        patient(format!(
-            "redis-sentinel://:{PASSWORD_IN_URL}@{host}:{},{host}:{}/mymaster?sentinel_password={PASSWORD_IN_URL}",
-            port(),
-            self.sentinel_port
-        ))
+        let (host, scheme, absent, port) = (host(), self.scheme, port(), self.sentinel_port);
+        let url = format!(
+            "{scheme}-sentinel://:{PASSWORD_IN_URL}@{host}:{absent},{host}:{port}/mymaster\
+             ?sentinel_password={PASSWORD_IN_URL}"
+        );
+        RedisConfig { authorities: self.authorities.clone(), ..patient(url) }
     }
 
-    fn replicas(&self) -> u32 {
-        let address = format!("redis://:{PASSWORD_IN_URL}@{}:{}", host(), self.sentinel_port);
-        let asked = redis::Client::open(address).and_then(|client| client.get_connection());
-        let Ok(mut connection) = asked else { return 0 };
-        let told: redis::RedisResult<Vec<redis::Value>> =
-            redis::cmd("SENTINEL").arg("REPLICAS").arg("mymaster").query(&mut connection);
-        told.map_or(0, |replicas| u32::try_from(replicas.len()).unwrap())
+    /// What it has found is in its settings, which it writes itself.
+    fn knows_the_replica(&self) -> bool {
+        let settings = std::fs::read_to_string(self.dir.path().join("sentinel.conf")).unwrap();
+        settings.contains("sentinel known-replica mymaster")
     }
 }
 
