@@ -11,12 +11,12 @@ use nullspend_ledger::{RedisConfig, RedisLedger, conformance::World};
 
 use crate::{
     balance, id, ledger,
-    load::Load,
+    load::{FOUND_WITHIN, Load},
     refuses, reserve,
     support::{
         Server, Shared, open, org,
         tcp::{Cluster, PASSWORD, PASSWORD_IN_URL, cut_off, host, in_step, info},
-        world_at,
+        until, world_at,
     },
 };
 
@@ -164,9 +164,10 @@ async fn a_failover_that_loses_nothing_goes_on() {
     in_step(&cluster.servers[master], &cluster.servers[replica]);
     let load = Load::start(&ledger, orgs[0]);
     cluster.servers[master].kill();
+    until("a promotion", || info(&cluster.servers[replica], "replication", "role") == "master");
+    load.more_within(1, FOUND_WITHIN).await;
     load.more(100).await;
     let done = load.end().await;
-    assert_eq!(info(&cluster.servers[replica], "replication", "role"), "master");
     assert_eq!(balance(&ledger, orgs[0]).await, (i64::try_from(done).unwrap() * 7, 10));
 }
 

@@ -16,6 +16,8 @@ use crate::{id, reserve};
 
 /// After a failure, how long until the ledger must decide again, or say that it must not.
 pub const BOUND: Duration = Duration::from_secs(10);
+/// From the promotion on: an attempt each second, and what connecting takes on a busy machine.
+pub const FOUND_WITHIN: Duration = Duration::from_secs(3);
 /// Between a call that failed and the same one again.
 pub const PACE: Duration = Duration::from_millis(10);
 
@@ -50,13 +52,18 @@ impl Load {
 
     /// Waits until so many more calls are done.
     pub async fn more(&self, calls: u64) {
+        self.more_within(calls, BOUND).await;
+    }
+
+    /// Likewise, for so long at most.
+    pub async fn more_within(&self, calls: u64, bound: Duration) {
         let goal = self.done.load(Ordering::SeqCst) + calls;
         let reached = async {
             while self.done.load(Ordering::SeqCst) < goal {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(BOUND, reached).await.expect("decisions in bounded time");
+        tokio::time::timeout(bound, reached).await.expect("decisions in bounded time");
     }
 
     /// Ends it; answers how many calls were done, all of them.

@@ -7,12 +7,12 @@ use nullspend_ledger::{RedisConfig, conformance::World};
 
 use crate::{
     balance, id, ledger,
-    load::Load,
+    load::{FOUND_WITHIN, Load},
     refuses, reserve,
     support::{
         Shared, open, org,
         tcp::{Watched, cut_off, in_step, info},
-        world_at,
+        until, world_at,
     },
 };
 
@@ -37,9 +37,10 @@ async fn a_failover_that_loses_nothing_goes_on() {
     in_step(&watched.servers[0], &watched.servers[1]);
     let load = Load::start(&ledger, org(1));
     watched.servers[0].kill();
+    until("a promotion", || info(&watched.servers[1], "replication", "role") == "master");
+    load.more_within(1, FOUND_WITHIN).await;
     load.more(100).await;
     let done = load.end().await;
-    assert_eq!(info(&watched.servers[1], "replication", "role"), "master");
     assert_eq!(balance(&ledger, org(1)).await, (i64::try_from(done).unwrap() * 7, 10));
     ledger.settle(org(1), id(1), Nanos(4)).await.unwrap();
     assert_eq!(balance(&ledger, org(1)).await, (i64::try_from(done).unwrap() * 7 + 4, 0));
