@@ -153,14 +153,15 @@ fn refused<T>(reason: &str) -> Result<T, InvalidRedisConfig> {
 mod tests {
     use super::*;
 
-    fn several(place: Place) -> (Vec<(String, u16)>, Option<String>, Option<String>, i64, bool) {
+    fn several(place: Place) -> Several {
         let (Place::Sentinels { sentinels: several, .. } | Place::Cluster(several)) = place else {
             panic!("one server")
         };
-        let text = |text: Option<&str>| text.map(str::to_owned);
-        let nodes = several.nodes.into_iter().map(|node| (node.host, node.port)).collect();
-        let (user, password) = (text(several.login.username()), text(several.login.password()));
-        (nodes, user, password, several.login.db(), several.tls)
+        several
+    }
+
+    fn nodes<const N: usize>(nodes: [(&str, u16); N]) -> Vec<Node> {
+        nodes.map(|(host, port)| Node { host: host.to_owned(), port }).to_vec()
     }
 
     #[test]
@@ -173,17 +174,18 @@ mod tests {
         assert_eq!((own_login.username(), own_login.password()), (Some("s"), Some("p&q")));
         let place = Place::Sentinels { sentinels, own_login, master };
         assert!(!place.tls());
-        let nodes = vec![("one".to_owned(), 26_380), ("::1".to_owned(), 26_379)];
-        assert_eq!(several(place), (nodes, Some("us@er".to_owned()), Some("p/w".to_owned()), 3, false));
+        let Several { nodes: named, login, tls } = several(place);
+        assert_eq!((named, tls), (nodes([("one", 26_380), ("::1", 26_379)]), false));
+        assert_eq!((login.username(), login.password(), login.db()), (Some("us@er"), Some("p/w"), 3));
     }
 
     #[test]
     fn a_cluster_is_named_by_some_of_its_servers() {
         let place = Place::of("rediss-cluster://:secret@one,two:7000,[fe80::1]:7001").unwrap();
         assert!(place.tls());
-        let nodes = [("one", 6_379), ("two", 7_000), ("fe80::1", 7_001)];
-        let nodes = nodes.map(|(host, port)| (host.to_owned(), port)).to_vec();
-        assert_eq!(several(place), (nodes, None, Some("secret".to_owned()), 0, true));
+        let Several { nodes: named, login, tls } = several(place);
+        assert_eq!((named, tls), (nodes([("one", 6_379), ("two", 7_000), ("fe80::1", 7_001)]), true));
+        assert_eq!((login.username(), login.password(), login.db()), (None, Some("secret"), 0));
     }
 
     #[test]
