@@ -1,6 +1,7 @@
 //! Both planes as this program builds and serves them, together (`up`) or each in a process of its own.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -52,7 +53,12 @@ impl Parts {
     pub fn of(config: &Config) -> anyhow::Result<Self> {
         let Some(url) = &config.redis_url else { return Ok(Self::in_process()) };
         let parts = Self::in_process();
-        let ledger = RedisLedger::new(&RedisConfig::new(url.clone()), Arc::clone(&parts.clock))?;
+        let read = |path: &PathBuf| {
+            fs::read(path).with_context(|| format!("redis_ca_file {} cannot be read", path.display()))
+        };
+        let authorities = config.redis_ca_file.as_ref().map(read).transpose()?;
+        let redis = RedisConfig { authorities, ..RedisConfig::new(url.clone()) };
+        let ledger = RedisLedger::new(&redis, Arc::clone(&parts.clock))?;
         Ok(Self { ledger: Arc::new(ledger), ..parts })
     }
 

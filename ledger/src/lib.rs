@@ -12,4 +12,4 @@ mod redis;
 #[cfg(feature = "conformance")]
 pub use faulty::Faulty;
 pub use memory::MemoryLedger;
-pub use redis::{InvalidRedisUrl, RedisConfig, RedisLedger};
+pub use redis::{InvalidRedisConfig, RedisConfig, RedisLedger};

@@ -12,6 +12,7 @@ use std::{
 };
 
 use nullspend_core::exchange::upstream::Upstream;
+use nullspend_ledger::RedisConfig;
 use secrecy::SecretString;
 use serde::Deserialize;
 use toml::{Table, Value};
@@ -111,6 +112,8 @@ pub struct Config {
     pub database_url: Option<SecretString>,
     /// The Redis that holds the ledger; `None`: this process does. A secret, since it may hold a password.
     pub redis_url: Option<SecretString>,
+    /// Certificates of the authorities that its TLS trusts; `None`: the system's.
+    pub redis_ca_file: Option<PathBuf>,
     /// What data planes must know to follow the control plane; `None` where only a private socket leads there.
     pub join_token: Option<SecretString>,
     /// Where a control plane of its own listens.
@@ -213,6 +216,7 @@ struct Raw {
     data_dir: String,
     database_url: String,
     redis_url: String,
+    redis_ca_file: String,
     internal: separate::RawInternal,
     control_plane: separate::RawControlPlane,
     ext_proc: separate::RawExtProc,
@@ -315,6 +319,7 @@ fn check(raw: Raw, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
         data_dir: data_dir(&raw.data_dir, variable)?,
         database_url: database_url(raw.database_url)?,
         redis_url: redis_url(raw.redis_url)?,
+        redis_ca_file: Some(raw.redis_ca_file).filter(|path| !path.is_empty()).map(PathBuf::from),
         join_token,
         control_plane,
         ext_proc,
@@ -411,13 +416,25 @@ fn redis_url(text: String) -> Result<Option<SecretString>, ConfigError> {
     if text.is_empty() {
         return Ok(None);
     }
-    let known = ["redis://", "rediss://", "redis+unix://"];
+    let known = [
+        "redis://",
+        "rediss://",
+        "redis+unix://",
+        "redis-sentinel://",
+        "rediss-sentinel://",
+        "redis-cluster://",
+        "rediss-cluster://",
+    ];
+    // The text is not shown: it may be a password in the wrong place.
+    let refused = |reason| ConfigError::Value { key: "redis_url", reason };
     if !known.iter().any(|scheme| text.starts_with(scheme)) {
-        // The text is not shown: it may be a password in the wrong place.
-        let reason = format!("must begin with one of {}", known.join(" "));
-        return Err(ConfigError::Value { key: "redis_url", reason });
+        return Err(refused(format!("must begin with one of {}", known.join(" "))));
     }
-    Ok(Some(SecretString::from(text)))
+    let url = SecretString::from(text);
+    RedisConfig::new(url.clone())
+        .check()
+        .map_err(|invalid| refused(format!("is not understood: {invalid}")))?;
+    Ok(Some(url))
 }
 
 fn bootstrap_key(text: String) -> Result<Option<SecretString>, ConfigError> {

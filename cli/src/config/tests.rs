@@ -148,6 +148,11 @@ fn bad_variables_are_refused_by_name() {
     );
     refused(("NULLSPEND_LISTEN", "localhost"), "`listen` is \"localhost\"; write an IP address and a port");
     refused(("NULLSPEND_REDIS_URL", "hunter2"), "`redis_url` must begin with one of redis://");
+    let message = refused(
+        ("NULLSPEND_REDIS_URL", "redis-sentinel://:hunter2@host"),
+        "`redis_url` is not understood: the ledger's Redis URL cannot be used (the path must be the sentinels' name",
+    );
+    assert!(!message.contains("hunter2"));
     refused(("NULLSPEND_INTERNAL_JOIN_TOKEN", "short"), "`internal.join_token` must be at least 32 visible");
     refused(
         ("NULLSPEND_EXT_PROC_CONTROL_PLANE", "http://x"),

@@ -45,6 +45,12 @@ impl Known {
         self.orgs().get(&org).map(|of| of.seen.clone()).unwrap_or_default()
     }
 
+    /// The organisations of which some books were seen.
+    pub(super) fn all(&self) -> Vec<OrgId> {
+        let orgs = self.orgs();
+        orgs.iter().filter(|(_, of)| !of.seen.epoch.is_empty()).map(|(org, _)| *org).collect()
+    }
+
     pub(super) fn with<T>(&self, org: OrgId, change: impl FnOnce(&mut OfOrg) -> T) -> T {
         change(self.orgs().entry(org).or_default())
     }

@@ -1,43 +1,123 @@
-//! The one connection, shared by all calls, which are pipelined over it.
+//! How a call finds the server that keeps its key: the one server, the one that sentinels name, or its slot's.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
 use nullspend_core::clock::Clock;
 use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, IntoConnectionInfo, ProtocolVersion, RedisError, RedisResult,
-    ServerErrorKind, Value, aio::MultiplexedConnection,
+    Client, Cmd, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo as _, ProtocolVersion,
+    RedisConnectionInfo, RedisError, RedisResult, ServerErrorKind, TlsCertificates, TlsMode, Value,
+    io::tcp::TcpSettings,
+    sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
-use secrecy::ExposeSecret;
+use secrecy::ExposeSecret as _;
 
-use super::{Failure, InvalidRedisUrl, RedisConfig, breaker::Breaker};
+pub(super) use super::server::Live;
+use super::{
+    Failure, InvalidRedisConfig, RedisConfig,
+    address::{Node, Place, Several},
+    cluster::{Cluster, slot_of},
+    server::{Door, Guard, Server},
+};
 
-/// How long connecting may take. It goes on in the background, so a call's own time may be shorter.
-const CONNECT_WAIT: Duration = Duration::from_secs(2);
-
-/// A connection that was looked at.
+/// How each of several servers is talked to.
 #[derive(Clone)]
-pub(super) struct Live {
-    pub(super) connection: MultiplexedConnection,
-    /// Of the server's process, so that another one is noticed. Empty where INFO is forbidden.
-    pub(super) run: String,
+pub(super) struct Manner {
+    login: RedisConnectionInfo,
+    tls: bool,
+    /// Certificates (PEM) of the authorities that TLS trusts; without, the system's.
+    authorities: Option<Vec<u8>>,
 }
 
-/// Connects when need be, and gives up in time.
+impl Manner {
+    fn of(several: &Several, authorities: Option<&Vec<u8>>) -> Self {
+        Self { login: several.login.clone(), tls: several.tls, authorities: authorities.cloned() }
+    }
+
+    pub(super) fn client(&self, node: &Node) -> RedisResult<Client> {
+        let info = address(node, self.tls).into_connection_info()?.set_redis_settings(self.login.clone());
+        client(info, self.authorities.as_ref())
+    }
+}
+
+fn address(node: &Node, tls: bool) -> ConnectionAddr {
+    let (host, port) = (node.host.clone(), node.port);
+    if tls {
+        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+    } else {
+        ConnectionAddr::Tcp(host, port)
+    }
+}
+
+/// Calls are small and answered at once: they must not wait for more to fill a packet.
+fn tcp() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
+}
+
+fn client(info: ConnectionInfo, authorities: Option<&Vec<u8>>) -> RedisResult<Client> {
+    let info = info.set_tcp_settings(tcp());
+    match authorities {
+        Some(authorities) => Client::build_with_tls(info, certificates(authorities)),
+        None => Client::open(info),
+    }
+}
+
+fn certificates(authorities: &[u8]) -> TlsCertificates {
+    TlsCertificates { client_tls: None, root_cert: Some(authorities.to_vec()) }
+}
+
+fn sentinel_client(
+    sentinels: &Several,
+    own_login: &RedisConnectionInfo,
+    master: &str,
+    authorities: Option<&Vec<u8>>,
+) -> RedisResult<SentinelClient> {
+    let (login, tls) = (&sentinels.login, sentinels.tls);
+    let addresses = sentinels.nodes.iter().map(|node| address(node, tls));
+    let mut builder = SentinelClientBuilder::new(addresses, master, SentinelServerType::Master)?
+        .set_client_to_redis_db(login.db())
+        .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+        .set_client_to_sentinel_protocol(ProtocolVersion::RESP3)
+        .set_client_to_redis_tcp_settings(tcp())
+        .set_client_to_sentinel_tcp_settings(tcp());
+    if tls {
+        builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+        if let Some(authorities) = authorities {
+            builder = builder
+                .set_client_to_redis_certificates(certificates(authorities))
+                .set_client_to_sentinel_certificates(certificates(authorities));
+        }
+    }
+    if let Some(user) = login.username() {
+        builder = builder.set_client_to_redis_username(user);
+    }
+    if let Some(password) = login.password() {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    if let Some(user) = own_login.username() {
+        builder = builder.set_client_to_sentinel_username(user);
+    }
+    if let Some(password) = own_login.password() {
+        builder = builder.set_client_to_sentinel_password(password);
+    }
+    builder.build()
+}
+
+enum Servers {
+    One(Arc<Server>),
+    Cluster(Arc<Cluster>),
+}
+
+/// Why a call was not answered.
+enum Failed {
+    /// It was not made.
+    LeftAlone,
+    Because(RedisError),
+}
+
+/// Finds and calls servers, and gives up in time.
 pub(super) struct Link {
-    client: Client,
-    clock: Arc<dyn Clock>,
+    servers: Servers,
     timeout: Duration,
-    breaker: Mutex<Breaker>,
-    live: ArcSwapOption<Live>,
-    connecting: tokio::sync::Mutex<()>,
-    attempts: AtomicU64,
 }
 
 impl std::fmt::Debug for Link {
@@ -47,152 +127,151 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(config: &RedisConfig, clock: Arc<dyn Clock>) -> Result<Arc<Self>, InvalidRedisUrl> {
-        let invalid = |cause: RedisError| InvalidRedisUrl(cause.category().to_owned());
-        let info = config.url.expose_secret().into_connection_info().map_err(invalid)?;
-        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
-        if config.url.expose_secret().starts_with("rediss:") {
+    pub(super) fn new(config: &RedisConfig, clock: Arc<dyn Clock>) -> Result<Self, InvalidRedisConfig> {
+        let place = Place::of(config.url.expose_secret())?;
+        let authorities = config.authorities.as_ref();
+        if place.tls() {
             // Fails when a provider is installed already, which is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        Ok(Arc::new(Self {
-            client: Client::open(info.set_redis_settings(settings)).map_err(invalid)?,
-            clock,
-            timeout: config.timeout,
-            breaker: Mutex::new(Breaker::new(config.breaker_failures, config.breaker_interval)),
-            live: ArcSwapOption::empty(),
-            connecting: tokio::sync::Mutex::default(),
-            attempts: AtomicU64::new(0),
-        }))
+        if let Some(authorities) = authorities {
+            check_authorities(authorities, place.tls())?;
+        }
+        let invalid = |cause: RedisError| InvalidRedisConfig::Url(cause.category().to_owned());
+        let guard = Guard::new(config, Arc::clone(&clock));
+        let servers = match place {
+            Place::One(info) => {
+                let client = client(info, authorities).map_err(invalid)?;
+                Servers::One(Server::new(Door::Fixed(client), guard))
+            }
+            Place::Sentinels { sentinels, own_login, master } => {
+                let client =
+                    sentinel_client(&sentinels, &own_login, &master, authorities).map_err(invalid)?;
+                Servers::One(Server::new(Door::Sentinels(client.into()), guard))
+            }
+            Place::Cluster(several) => {
+                let manner = Manner::of(&several, authorities);
+                Servers::Cluster(Cluster::new(several.nodes, manner, config, clock))
+            }
+        };
+        Ok(Self { servers, timeout: config.timeout })
     }
 
-    /// Makes a call, in bounded time.
-    pub(super) async fn call<C>(self: &Arc<Self>, call: impl FnOnce(Live) -> C) -> Result<Value, Failure>
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.servers, Servers::Cluster(_))
+    }
+
+    /// Makes a call to the server that keeps `key`, in bounded time. It is made once more where the first server
+    /// refused it because another one keeps the key.
+    pub(super) async fn call<C, T>(&self, key: &str, call: impl Fn(Live) -> C) -> Result<T, Failure>
     where
-        C: Future<Output = RedisResult<Value>>,
+        C: Future<Output = RedisResult<T>>,
     {
-        if !self.breaker(|breaker| breaker.admits(self.clock.monotonic_us())) {
-            let cause = "it did not answer several times; it will be asked again soon".to_owned();
-            return Err(Failure::NotAsked(cause));
-        }
-        let made = async {
-            let live = self.live().await?;
-            let called = call((*live).clone()).await;
-            if let Err(cause) = &called
-                && needs_another_connection(cause)
-            {
-                self.forget(&live);
+        let mut asked = None;
+        match tokio::time::timeout(self.timeout, Box::pin(self.made(key, call, &mut asked))).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(Failed::LeftAlone)) => {
+                let cause = "it did not answer several times; it will be asked again soon".to_owned();
+                Err(Failure::NotAsked(cause))
             }
-            called
-        };
-        match tokio::time::timeout(self.timeout, made).await {
-            Ok(Ok(value)) => {
-                self.breaker(Breaker::succeeded);
-                Ok(value)
-            }
-            Ok(Err(cause)) => {
-                if cause.is_io_error() {
-                    self.breaker(|breaker| breaker.failed(self.clock.monotonic_us()));
-                }
-                Err(Failure::Away(cause.to_string()))
-            }
+            Ok(Err(Failed::Because(cause))) => Err(self.told(&cause)),
             Err(_) => {
-                // The connection may be dead without having been told.
-                self.live.store(None);
-                self.breaker(|breaker| breaker.failed(self.clock.monotonic_us()));
+                self.silent(asked.as_deref());
                 Err(Failure::Away(format!("no answer within {:?}", self.timeout)))
             }
         }
     }
 
-    fn breaker<T>(&self, ask: impl FnOnce(&mut Breaker) -> T) -> T {
-        ask(&mut self.breaker.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Sends one command to the server that keeps `key`; answers its reply and the run of that server.
+    pub(super) async fn ask(&self, key: &str, command: &Cmd) -> Result<(Value, String), Failure> {
+        self.call(key, |Live { mut connection, run }| async move {
+            Ok((command.query_async(&mut connection).await?, run))
+        })
+        .await
     }
 
-    fn forget(&self, live: &Arc<Live>) {
-        self.live.compare_and_swap(&Some(Arc::clone(live)), None);
-    }
-
-    async fn live(self: &Arc<Self>) -> RedisResult<Arc<Live>> {
-        if let Some(live) = self.live.load_full() {
-            return Ok(live);
-        }
-        let (link, seen) = (Arc::clone(self), self.attempts.load(Ordering::SeqCst));
-        // On its own, so that the call's end does not end it.
-        let connecting = tokio::spawn(async move { link.connect(seen).await });
-        connecting
-            .await
-            .unwrap_or_else(|cause| Err((ErrorKind::Client, "connecting", cause.to_string()).into()))
-    }
-
-    /// Connects, unless somebody has tried since `seen` attempts.
-    async fn connect(&self, seen: u64) -> RedisResult<Arc<Live>> {
-        let _one_at_a_time = self.connecting.lock().await;
-        if let Some(live) = self.live.load_full() {
-            return Ok(live);
-        }
-        if self.attempts.load(Ordering::SeqCst) != seen {
-            let cause = std::io::Error::new(std::io::ErrorKind::NotConnected, "connecting has just failed");
-            return Err(cause.into());
-        }
-        let connected = tokio::time::timeout(CONNECT_WAIT, self.connected()).await;
-        self.attempts.fetch_add(1, Ordering::SeqCst);
-        let timed_out = || std::io::Error::new(std::io::ErrorKind::TimedOut, "connecting took too long");
-        let live = Arc::new(connected.unwrap_or_else(|_| Err(timed_out().into()))?);
-        self.live.store(Some(Arc::clone(&live)));
-        Ok(live)
-    }
-
-    async fn connected(&self) -> RedisResult<Live> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_WAIT))
-            .set_response_timeout(Some(CONNECT_WAIT));
-        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
-        let told: RedisResult<String> = redis::cmd("INFO").arg("server").query_async(&mut connection).await;
-        let run = match told {
-            Ok(info) => {
-                info.lines().find_map(|line| line.strip_prefix("run_id:")).unwrap_or_default().to_owned()
-            }
-            Err(cause) if cause.is_io_error() => return Err(cause),
-            Err(cause) => {
-                tracing::warn!(%cause, "the ledger's server does not say which process it is: a failover is noticed less surely");
-                String::new()
-            }
+    async fn made<C, T>(
+        &self,
+        key: &str,
+        call: impl Fn(Live) -> C,
+        asked: &mut Option<Arc<Server>>,
+    ) -> Result<T, Failed>
+    where
+        C: Future<Output = RedisResult<T>>,
+    {
+        let cluster = match &self.servers {
+            Servers::One(server) => return ask(asked.insert(Arc::clone(server)), &call).await,
+            Servers::Cluster(cluster) => cluster,
         };
-        warn_of_settings(&mut connection).await;
-        Ok(Live { connection, run })
+        let (slot, mut again) = (slot_of(key), true);
+        loop {
+            *asked = None;
+            if !cluster.may_be_asked() {
+                return Err(Failed::LeftAlone);
+            }
+            let (map, server) = cluster.server(slot).await?;
+            let called = ask(asked.insert(server), &call).await;
+            match called {
+                Err(Failed::Because(cause)) if cluster.failed(&map, &cause) && again => again = false,
+                called => return called,
+            }
+        }
+    }
+
+    fn silent(&self, asked: Option<&Server>) {
+        if let Servers::Cluster(cluster) = &self.servers {
+            cluster.silent(asked.is_some());
+        }
+        if let Some(server) = asked {
+            server.silent();
+        }
+    }
+
+    fn told(&self, cause: &RedisError) -> Failure {
+        match cause.kind() {
+            ErrorKind::Server(ServerErrorKind::Moved) if !self.is_cluster() => Failure::NotAsked(
+                "it is one server of a cluster: let redis_url begin with redis-cluster:// (rediss-cluster://)"
+                    .to_owned(),
+            ),
+            ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain) => moving(),
+            _ => Failure::Away(cause.to_string()),
+        }
     }
 }
 
-/// The server has gone, or is not the one that may be written to.
-fn needs_another_connection(cause: &RedisError) -> bool {
-    let kind = cause.kind();
-    cause.is_io_error()
-        || [ServerErrorKind::ReadOnly, ServerErrorKind::MasterDown, ServerErrorKind::BusyLoading]
-            .into_iter()
-            .any(|of_server| kind == ErrorKind::Server(of_server))
+/// Nothing is decided while an organisation's keys lie on two servers.
+pub(super) fn moving() -> Failure {
+    Failure::NotAsked("the organisation's slot is being moved to another server of the cluster".to_owned())
 }
 
-/// Warns of a server that may forget what it was told.
-async fn warn_of_settings(connection: &mut MultiplexedConnection) {
-    let mut setting = async |name: &str| -> Option<String> {
-        let asked: RedisResult<Vec<String>> =
-            redis::cmd("CONFIG").arg("GET").arg(name).query_async(&mut *connection).await;
-        asked.ok()?.pop()
-    };
-    let Some(policy) = setting("maxmemory-policy").await else {
-        tracing::warn!(
-            "the ledger's server does not tell its settings: see that it has maxmemory-policy noeviction and persistence"
-        );
-        return;
-    };
-    if policy != "noeviction" && setting("maxmemory").await.is_none_or(|bytes| bytes != "0") {
-        tracing::warn!(%policy, "the ledger's server may evict holds and counters: set maxmemory-policy noeviction");
+impl From<RedisError> for Failed {
+    fn from(cause: RedisError) -> Self {
+        Self::Because(cause)
     }
-    let appends = setting("appendonly").await.is_some_and(|on| on == "yes");
-    if !appends && setting("save").await.is_none_or(|points| points.is_empty()) {
-        tracing::warn!(
-            "the ledger's server keeps nothing on disk, so each of its restarts needs a rebuild: set appendonly yes"
-        );
+}
+
+async fn ask<C, T>(server: &Arc<Server>, call: impl Fn(Live) -> C) -> Result<T, Failed>
+where
+    C: Future<Output = RedisResult<T>>,
+{
+    if !server.guard.admits() {
+        return Err(Failed::LeftAlone);
+    }
+    Ok(server.call(call).await?)
+}
+
+fn check_authorities(pem: &[u8], tls: bool) -> Result<(), InvalidRedisConfig> {
+    if !tls {
+        return Err(InvalidRedisConfig::Authorities("they are for TLS: let redis_url begin with rediss"));
+    }
+    let begins = b"-----BEGIN CERTIFICATE-----";
+    if !pem.windows(begins.len()).any(|some| some == begins) {
+        return Err(InvalidRedisConfig::Authorities("the file has no certificate in PEM form"));
+    }
+    let node = Node { host: "host".to_owned(), port: 1 };
+    let manner = Manner { login: RedisConnectionInfo::default(), tls: true, authorities: Some(pem.to_vec()) };
+    match manner.client(&node) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(InvalidRedisConfig::Authorities("one of the file's certificates cannot be read")),
     }
 }

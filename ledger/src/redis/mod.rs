@@ -15,15 +15,20 @@
 //!
 //! `prefix:orgs` is the set of organisations, for sweeps.
 
+mod address;
 mod breaker;
+mod cluster;
+mod config;
+mod kept;
 mod known;
 mod link;
 mod rebuild;
 mod scripts;
+mod server;
 mod sweep;
 mod wire;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use nullspend_core::{
@@ -38,8 +43,8 @@ use nullspend_core::{
     policy::Enforcement,
 };
 use redis::Script;
-use secrecy::SecretString;
 
+pub use self::config::{InvalidRedisConfig, RedisConfig};
 use self::{
     known::{Known, Seen},
     link::{Link, Live},
@@ -49,43 +54,6 @@ use self::{
 
 /// Counters, limits or sessions in one call of a script, which nothing else of the server runs beside.
 const AT_ONCE: usize = 200;
-
-/// Where the server is, and how long to wait for it.
-#[derive(Clone, Debug)]
-pub struct RedisConfig {
-    /// `redis://`, `rediss://` (TLS, with the system's certificates) or `redis+unix://`, with user, password and
-    /// database as usual.
-    pub url: SecretString,
-    /// Begins every key, so that several installations can share a server: letters, digits, `-`, `_`, `.` and `:`.
-    pub prefix: String,
-    /// How long one operation may take.
-    pub timeout: Duration,
-    /// Failures in a row after which the server is left alone for a while.
-    pub breaker_failures: u32,
-    /// How long that is, between one attempt and the next.
-    pub breaker_interval: Duration,
-}
-
-impl RedisConfig {
-    /// With the usual times: 200 ms for an operation, a second's pause after 5 failures.
-    #[must_use]
-    pub fn new(url: SecretString) -> Self {
-        Self {
-            url,
-            prefix: "nullspend".to_owned(),
-            timeout: Duration::from_millis(200),
-            breaker_failures: 5,
-            breaker_interval: Duration::from_secs(1),
-        }
-    }
-}
-
-/// An address that cannot be used. Says nothing of the address itself, which may hold a password.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the ledger's Redis URL cannot be used ({0}): write redis://host:port, rediss://host:port or redis+unix:///path"
-)]
-pub struct InvalidRedisUrl(String);
 
 /// What keeps an operation from being carried out.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +86,7 @@ impl From<Failure> for LedgerUnavailable {
 /// The ledger in Redis. Connects at the first operation, and again whenever it must.
 #[derive(Debug)]
 pub struct RedisLedger {
-    link: Arc<Link>,
+    link: Link,
     scripts: Scripts,
     known: Known,
     prefix: String,
@@ -131,13 +99,13 @@ impl RedisLedger {
     ///
     /// # Errors
     /// The URL cannot be used, or the prefix has other characters than it may.
-    pub fn new(config: &RedisConfig, clock: Arc<dyn Clock>) -> Result<Self, InvalidRedisUrl> {
+    pub fn new(config: &RedisConfig, clock: Arc<dyn Clock>) -> Result<Self, InvalidRedisConfig> {
         let link = Link::new(config, clock)?;
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
         if config.prefix.is_empty() || !config.prefix.chars().all(plain) {
-            return Err(InvalidRedisUrl("the prefix may have letters, digits and -_.: only".to_owned()));
+            return Err(InvalidRedisConfig::Prefix);
         }
-        let (scripts, known) = (Scripts::new(), Known::default());
+        let (scripts, known) = (Scripts::new(link.is_cluster()), Known::default());
         Ok(Self { link, scripts, known, prefix: config.prefix.clone(), test_clock: None })
     }
 
@@ -150,9 +118,10 @@ impl RedisLedger {
         config: &RedisConfig,
         clock: Arc<dyn Clock>,
         change: &dyn Fn(String) -> String,
-    ) -> Result<Self, InvalidRedisUrl> {
-        let scripts = Scripts::of_tests(change);
-        Ok(Self { scripts, test_clock: Some(Arc::clone(&clock)), ..Self::new(config, clock)? })
+    ) -> Result<Self, InvalidRedisConfig> {
+        let ledger = Self::new(config, Arc::clone(&clock))?;
+        let scripts = Scripts::of_tests(ledger.link.is_cluster(), change);
+        Ok(Self { scripts, test_clock: Some(clock), ..ledger })
     }
 
     fn key(&self, org: OrgId, name: &str) -> String {
@@ -173,7 +142,8 @@ impl RedisLedger {
         args: Args,
     ) -> Result<Reply, Failure> {
         let (seen, meta) = (self.known.seen(org), self.key(org, "meta"));
-        let called = self.link.call(|Live { mut connection, run }| async move {
+        let (seen, meta, token, args) = (&seen, &meta, &token, &args);
+        let called = self.link.call(meta, |Live { mut connection, run }| async move {
             let mut call = script.key(meta);
             call.arg(&seen.epoch).arg(seen.seq).arg(&seen.run).arg(run).arg(token).arg(args);
             if let Some(clock) = &self.test_clock {
@@ -199,6 +169,7 @@ impl RedisLedger {
                 Err(Failure::Taken)
             }
             "full" => Err(Failure::Full),
+            "moving" => Err(link::moving()),
             _ => Err(Malformed.into()),
         }
     }

@@ -41,14 +41,18 @@ impl RedisLedger {
     /// Deletes what is left of the organisation's old books.
     async fn clear(&self, org: OrgId) -> Result<(), Failure> {
         let (pattern, meta) = (self.key(org, "*").replace('{', "\\{"), self.key(org, "meta"));
-        let mut cursor = "0".to_owned();
+        let (mut cursor, mut by) = ("0".to_owned(), None);
         loop {
-            let scan =
-                redis::cmd("SCAN").arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1_000).to_owned();
-            let asked =
-                self.link.call(|mut live| async move { scan.query_async(&mut live.connection).await });
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(1_000);
+            let (reply, run) = self.link.ask(&meta, &scan).await?;
+            if *by.get_or_insert_with(|| run.clone()) != run {
+                // Another server's cursor means nothing to this one.
+                (cursor, by) = ("0".to_owned(), Some(run));
+                continue;
+            }
             let (next, keys): (String, Vec<String>) =
-                redis::from_redis_value(asked.await?).map_err(|_| Malformed)?;
+                redis::from_redis_value(reply).map_err(|_| Malformed)?;
             let keys: Vec<String> = keys.into_iter().filter(|key| *key != meta).collect();
             for some in keys.chunks(AT_ONCE) {
                 let args = some.iter().fold(Args::default().with("clear").with(some.len()), Args::with);
@@ -65,10 +69,8 @@ impl RedisLedger {
     pub(super) async fn finish(&self, org: OrgId) -> Result<(), Failure> {
         // Before it is whole, so that no hold is out of a sweep's sight.
         let (key, member) = (format!("{}:orgs", self.prefix), org.bare());
-        let added = self.link.call(|mut live| async move {
-            redis::cmd("SADD").arg(key).arg(member).query_async(&mut live.connection).await
-        });
-        added.await?;
+        let mut add = redis::cmd("SADD");
+        self.link.ask(&key, add.arg(&key).arg(member)).await?;
         let token = self.known.with(org, |of| of.token.clone());
         if token.is_empty() {
             return Ok(());

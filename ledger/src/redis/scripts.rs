@@ -2,6 +2,8 @@
 
 use redis::Script;
 
+/// Before all else where slots can be moved from server to server.
+const STAY: &str = include_str!("lua/stay.lua");
 const ENTER: &str = include_str!("lua/enter.lua");
 const MONEY: &str = include_str!("lua/money.lua");
 const BOOKS: &str = include_str!("lua/books.lua");
@@ -36,19 +38,22 @@ pub(super) struct Scripts {
 
 impl Scripts {
     /// On the server's clock.
-    pub(super) fn new() -> Self {
-        Self::made_of(CLOCK, &|text| text)
+    pub(super) fn new(cluster: bool) -> Self {
+        Self::made_of(cluster, CLOCK, &|text| text)
     }
 
     /// On a test's clock, changed by the test.
     #[cfg(feature = "conformance")]
-    pub(super) fn of_tests(change: &dyn Fn(String) -> String) -> Self {
-        Self::made_of(CLOCK_OF_TESTS, change)
+    pub(super) fn of_tests(cluster: bool, change: &dyn Fn(String) -> String) -> Self {
+        Self::made_of(cluster, CLOCK_OF_TESTS, change)
     }
 
-    fn made_of(clock: &str, change: &dyn Fn(String) -> String) -> Self {
+    fn made_of(cluster: bool, clock: &str, change: &dyn Fn(String) -> String) -> Self {
         let script = |flags: &str, own: &[&str]| {
-            let parts: Vec<&str> = [clock, ENTER].into_iter().chain(own.iter().copied()).collect();
+            let parts: Vec<&str> = [if cluster { STAY } else { "" }, clock, ENTER]
+                .into_iter()
+                .chain(own.iter().copied())
+                .collect();
             Script::new(&change(format!("{flags}{}", parts.join("\n"))))
         };
         Self {

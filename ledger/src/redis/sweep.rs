@@ -3,6 +3,8 @@
 //! The reply of a sweep holds stubs that must not be lost. What a caller was given is told to the server at its next
 //! sweep; until then it stays on the server, and what is not confirmed in time is handed out again, to whoever sweeps.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use nullspend_core::{
     id::{AttemptId, OrgId},
@@ -21,19 +23,23 @@ const CLAIM_MS: i64 = 60_000;
 
 impl RedisLedger {
     pub(super) async fn sweep_all(&self) -> Result<Vec<LapsedHold>, Failure> {
-        let mut lapsed = Vec::new();
+        let (mut lapsed, mut failed) = (Vec::new(), None);
         for org in self.orgs().await? {
             match self.sweep_one(org, &mut lapsed).await {
                 Ok(()) | Err(Failure::Gone) => {}
-                // What is in hand already must reach the caller.
-                Err(failure) if lapsed.is_empty() => return Err(failure),
-                Err(failure) => {
-                    tracing::warn!(error = %failure, "a sweep of the ledger was cut short");
-                    break;
-                }
+                // Others may be on a server that answers.
+                Err(failure) => failed = Some(failure),
             }
         }
-        Ok(lapsed)
+        match failed {
+            // What is in hand must reach the caller.
+            Some(failure) if !lapsed.is_empty() => {
+                tracing::warn!(error = %failure, "a sweep of the ledger passed over organisations");
+                Ok(lapsed)
+            }
+            Some(failure) => Err(failure),
+            None => Ok(lapsed),
+        }
     }
 
     async fn sweep_one(&self, org: OrgId, lapsed: &mut Vec<LapsedHold>) -> Result<(), Failure> {
@@ -71,14 +77,25 @@ impl RedisLedger {
         Ok(all)
     }
 
-    /// The organisations that have, or had, books.
+    /// The organisations that have, or had, books. In a cluster their set may be lost without their books, so whoever has
+    /// seen some puts them back.
     async fn orgs(&self) -> Result<Vec<OrgId>, Failure> {
         let key = format!("{}:orgs", self.prefix);
-        let asked = self.link.call(|mut live| async move {
-            redis::cmd("SMEMBERS").arg(key).query_async(&mut live.connection).await
-        });
-        let members: Vec<String> = redis::from_redis_value(asked.await?).map_err(|_| Malformed)?;
-        members.iter().map(|org| org.parse().map_err(|_| Malformed.into())).collect()
+        let (reply, _) = self.link.ask(&key, redis::cmd("SMEMBERS").arg(&key)).await?;
+        let members: Vec<String> = redis::from_redis_value(reply).map_err(|_| Malformed)?;
+        let listed = members.iter().map(|org| org.parse().map_err(|_| Malformed));
+        let mut orgs: Vec<OrgId> = listed.collect::<Result<_, Malformed>>()?;
+        let listed: HashSet<OrgId> = orgs.iter().copied().collect();
+        let missing: Vec<OrgId> = self.known.all().into_iter().filter(|org| !listed.contains(org)).collect();
+        if !missing.is_empty() {
+            let mut add = redis::cmd("SADD");
+            add.arg(&key).arg(missing.iter().map(|org| org.bare()).collect::<Vec<_>>());
+            if let Err(cause) = self.link.ask(&key, &add).await {
+                tracing::warn!(%cause, "organisations are missing from the set for sweeps");
+            }
+            orgs.extend(missing);
+        }
+        Ok(orgs)
     }
 }
 

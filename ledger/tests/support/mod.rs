@@ -3,7 +3,10 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+pub mod tcp;
+
 use std::{
+    any::Any,
     os::unix::net::UnixStream,
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -71,32 +74,36 @@ impl Server {
 
     /// Waits until it serves: a server that loads its data accepts connections before.
     fn wait(&self) {
-        for _ in 0..2_000 {
-            if UnixStream::connect(self.socket()).is_ok() && self.ask(&["PING"]).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        panic!("redis-server was not ready within 10 s");
+        until("redis-server is ready", || {
+            UnixStream::connect(self.socket()).is_ok() && self.ask(&["PING"]).is_ok()
+        });
     }
 
     /// Asks it something.
     pub fn ask(&self, command: &[&str]) -> redis::RedisResult<redis::Value> {
         let mut connection = redis::Client::open(self.url())?.get_connection()?;
+        if let Some(at) = self.arguments.iter().position(|argument| argument == "--requirepass") {
+            redis::cmd("AUTH").arg(&self.arguments[at + 1]).exec(&mut connection)?;
+        }
         let mut asked = redis::cmd(command[0]);
         asked.arg(&command[1..]).query(&mut connection)
     }
 
+    /// Asks it something that it answers with text.
+    pub fn text(&self, command: &[&str]) -> String {
+        redis::from_redis_value(self.ask(command).unwrap()).unwrap()
+    }
+
     /// How often a command was called.
     pub fn calls(&self, command: &str) -> u64 {
-        let told: String = redis::from_redis_value(self.ask(&["INFO", "commandstats"]).unwrap()).unwrap();
+        let told = self.text(&["INFO", "commandstats"]);
         let line = told.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
         line.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().unwrap())
     }
 
-    /// A ledger's settings, patient enough for a machine that is busy with other tests.
+    /// A ledger's settings.
     pub fn config(&self) -> RedisConfig {
-        RedisConfig { timeout: Duration::from_secs(10), ..RedisConfig::new(self.url().into()) }
+        patient(self.url())
     }
 }
 
@@ -125,15 +132,33 @@ fn spawn(dir: &TempDir, arguments: &[String]) -> Child {
         )
 }
 
-/// The server that this test binary's worlds share, while there are any.
-pub fn shared() -> Arc<Server> {
-    static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    shared.upgrade().unwrap_or_else(|| {
-        let server = Arc::new(Server::start(&[]));
-        *shared = Arc::downgrade(&server);
-        server
-    })
+/// Waits for a state, for 30 s at most.
+pub fn until(what: &str, mut is: impl FnMut() -> bool) {
+    for _ in 0..6_000 {
+        if is() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("not within 30 s: {what}");
+}
+
+/// What this test binary's worlds share, while there are any.
+pub struct Shared<T>(Mutex<Weak<T>>);
+
+impl<T> Shared<T> {
+    pub const fn new() -> Self {
+        Self(Mutex::new(Weak::new()))
+    }
+
+    pub fn get(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.upgrade().unwrap_or_else(|| {
+            let made = Arc::new(make());
+            *shared = Arc::downgrade(&made);
+            made
+        })
+    }
 }
 
 pub fn org(n: u128) -> OrgId {
@@ -146,15 +171,30 @@ pub async fn open(ledger: &RedisLedger, of: OrgId) {
     ledger.finish_rebuild(of).await.unwrap();
 }
 
-/// A world on the shared server, apart from all others by its prefix, whose scripts are changed.
+/// A world on the shared server, whose scripts are changed.
 pub async fn changed_world(change: &dyn Fn(String) -> String) -> World {
+    static SHARED: Shared<Server> = Shared::new();
+    let server = SHARED.get(|| Server::start(&[]));
+    world_at(server.config(), server, change).await
+}
+
+/// A world at that place, apart from all others by its prefix. What is kept lives as long as it.
+pub async fn world_at(
+    config: RedisConfig,
+    keep: Arc<dyn Any + Send + Sync>,
+    change: &dyn Fn(String) -> String,
+) -> World {
     static NEXT: AtomicU64 = AtomicU64::new(0);
-    let (server, clock) = (shared(), Arc::new(ManualClock::at(0)));
-    let config =
-        RedisConfig { prefix: format!("test{}", NEXT.fetch_add(1, Ordering::Relaxed)), ..server.config() };
-    let ledger = RedisLedger::of_tests(&config, clock.clone(), change).unwrap();
+    let prefix = format!("test{}", NEXT.fetch_add(1, Ordering::Relaxed));
+    let clock = Arc::new(ManualClock::at(0));
+    let ledger = RedisLedger::of_tests(&RedisConfig { prefix, ..config }, clock.clone(), change).unwrap();
     for n in 1..=3 {
         open(&ledger, org(n)).await;
     }
-    World { ledger: Arc::new(ledger), clock, server: Some(server) }
+    World { ledger: Arc::new(ledger), clock, server: Some(keep) }
+}
+
+/// Settings for that address, patient enough for a machine that is busy with other tests.
+pub fn patient(url: String) -> RedisConfig {
+    RedisConfig { timeout: Duration::from_secs(10), ..RedisConfig::new(url.into()) }
 }
