@@ -10,6 +10,7 @@ pub mod bound;
 pub mod clock;
 pub mod cost;
 pub mod exchange;
+pub mod freeze;
 pub mod id;
 mod json;
 pub mod ledger;

@@ -115,6 +115,10 @@ impl Session {
             Ok(permit) => permit,
             Err(refusal) => return self.answer_refusal(&refusal).await,
         };
+        let awaiting = match self.plane.policy() {
+            Some(policy) => awaiting.under(policy),
+            None => awaiting,
+        };
         let (admission, body) = self.admit(awaiting, body).await?;
         let deciding = self.plane.deciding.enter();
         let (opening, body) = match self.decide(admission, body).await {
@@ -124,6 +128,13 @@ impl Session {
         if self.to_envoy.is_closed() {
             self.plane.release(&opening).await;
             return Err(Gone);
+        }
+        // Deciding may have taken a while: a freeze that was confirmed meanwhile lets nothing more leave.
+        if let Some(answered) =
+            self.plane.policy().and_then(|policy| opening.frozen(&policy, self.plane.now()))
+        {
+            self.plane.release(&opening).await;
+            return self.answer(*answered).await;
         }
         let (flight, forward) = match Flight::open(&self.plane, opening, body).await {
             Ok(opened) => opened,

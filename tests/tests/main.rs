@@ -10,6 +10,7 @@ mod crowd;
 mod endings;
 mod explain;
 mod faults;
+mod freezes;
 mod grpc;
 mod headers;
 mod health;

@@ -116,7 +116,13 @@ impl App {
     ) -> Result<BudgetView, AppError> {
         caller.require(Role::Admin)?;
         let mut checks = Checks::default();
-        let entity = entity(&mut checks, caller, &request);
+        let entity = match request.entity_type {
+            Some(kind) => entity(&mut checks, caller, kind, &request.entity_id),
+            None => {
+                checks.field("entityType", "must be one of org, user, api_key, tag, customer");
+                None
+            }
+        };
         let wanted = wanted(&mut checks, &request);
         checks.finish()?;
         let (Some(entity), Some(wanted)) = (entity, wanted) else {
@@ -246,18 +252,26 @@ impl App {
         self.policy_changed(rule.revision).await;
     }
 
-    async fn require_entity(&self, org: OrgId, entity: &Entity) -> Result<(), AppError> {
+    /// Whether the organisation has such a user or key; `Err` says which of the two is missing.
+    pub(super) async fn find_entity(
+        &self,
+        org: OrgId,
+        entity: &Entity,
+    ) -> Result<Result<(), &'static str>, AppError> {
         let (what, exists) = match entity {
-            Entity::User(user) => ("user", self.store.member_role(org, *user).await?.is_some()),
+            Entity::User(user) => ("User", self.store.member_role(org, *user).await?.is_some()),
             Entity::ApiKey(key) => {
                 let found = self.store.key(org, *key).await?;
-                ("key", found.is_some_and(|key| key.revoked_at_ms.is_none()))
+                ("Key", found.is_some_and(|key| key.revoked_at_ms.is_none()))
             }
-            Entity::Org(_) | Entity::Tag(_) | Entity::Customer(_) => return Ok(()),
+            Entity::Org(_) | Entity::Tag(_) | Entity::Customer(_) => return Ok(Ok(())),
         };
-        if exists {
-            return Ok(());
-        }
+        Ok(if exists { Ok(()) } else { Err(what) })
+    }
+
+    async fn require_entity(&self, org: OrgId, entity: &Entity) -> Result<(), AppError> {
+        let Err(what) = self.find_entity(org, entity).await? else { return Ok(()) };
+        let what = what.to_lowercase();
         let message = format!("The organisation has no {what} {}", entity.shown_id());
         Err(AppError::new(Kind::NotFound, "budget_entity_not_found", message))
     }
@@ -290,12 +304,8 @@ fn binds(caller: &Caller, entity: &Entity) -> bool {
     }
 }
 
-fn entity(checks: &mut Checks, caller: &Caller, request: &BudgetRequest) -> Option<Entity> {
-    let id = request.entity_id.as_str();
-    let Some(kind) = request.entity_type else {
-        checks.field("entityType", "must be one of org, user, api_key, tag, customer");
-        return None;
-    };
+/// The entity of a request's `entityType` and `entityId`.
+pub(super) fn entity(checks: &mut Checks, caller: &Caller, kind: &str, id: &str) -> Option<Entity> {
     let (good, rule) = match kind {
         "org" if id.is_empty() => return Some(Entity::Org(caller.org)),
         "org" => (id.parse::<OrgId>() == Ok(caller.org), "must be the caller's own organisation, or empty"),

@@ -122,6 +122,9 @@ impl AwaitingBody {
         view.regional_host = call.upstream.is_regional_openai();
         view.assume_priority = call.upstream.assume_priority;
         let model = view.model.clone();
+        if let Some(refusal) = call.frozen(&policy, &view) {
+            return call.deny(&refusal, &model, now);
+        }
         if call.key.allowed_models.is_some() {
             call.steps.note(Step::ModelMandate);
         }
@@ -177,6 +180,15 @@ impl AwaitingBody {
     }
 }
 
+impl Opening {
+    /// The refusal of a call that was frozen while it was decided. What it holds must be released then.
+    #[must_use]
+    pub fn frozen(&self, policy: &Policy, now: Moment) -> Option<Box<Answered>> {
+        let Admitted { call, view, .. } = &self.admitted;
+        Some(call.denied(&call.frozen(policy, view)?, &view.model, now))
+    }
+}
+
 impl Call {
     fn refuse(&self, refusal: &Refusal) -> Admission {
         Admission::Answer(self.answered(refusal.answer(Some(self.api)), None))
@@ -184,9 +196,13 @@ impl Call {
 
     /// A refusal by policy: it leaves a denial record.
     fn deny(&self, refusal: &Refusal, model: &str, now: Moment) -> Admission {
+        Admission::Answer(self.denied(refusal, model, now))
+    }
+
+    fn denied(&self, refusal: &Refusal, model: &str, now: Moment) -> Box<Answered> {
         let answer = refusal.answer(Some(self.api));
         let denial = self.denial(&answer, model, Nanos::ZERO, now.ms);
-        Admission::Answer(self.answered(answer, Some(denial)))
+        self.answered(answer, Some(denial))
     }
 
     fn answered(&self, mut answer: Answer, denial: Option<Denial>) -> Box<Answered> {

@@ -3,6 +3,7 @@
 mod answers;
 mod beside;
 mod clamp;
+mod frozen;
 mod increments;
 mod last_words;
 mod tighten;

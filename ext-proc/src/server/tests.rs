@@ -1,5 +1,6 @@
 //! The service as Envoy meets it: messages in, messages out, and what the spool and the ledger hold meanwhile.
 
+mod frozen;
 mod increments;
 mod told;
 mod trail;
