@@ -13,6 +13,7 @@ use nullspend_core::{
     exchange::{Settings, upstream::Upstreams},
     id::{Ids, RandomIds},
     ledger::Ledger,
+    loops::Fingerprints,
 };
 use nullspend_ext_proc::{DataPlane, Join, Listener, lease::LeaseConfig, report::ReportConfig, spool};
 use nullspend_ledger::{MemoryLedger, RedisConfig, RedisLedger};
@@ -115,6 +116,7 @@ fn data_plane_config(config: &Config, spool_dir: &Path) -> nullspend_ext_proc::C
             upstreams: Upstreams(config.upstreams.clone()),
             lease_ms: i64::try_from(config.lease_ms).unwrap_or(i64::MAX),
             max_body_bytes: config.max_body_bytes as usize,
+            fingerprints: Fingerprints::default(),
         },
         spool_dir: spool_dir.to_owned(),
         spool: spool::SpoolConfig { max_bytes: config.spool.max_bytes, fsync, ..Default::default() },

@@ -297,5 +297,6 @@ fn budget(rule: &BudgetRule) -> wire::BudgetRule {
         finalization_reserve_nanos: rule.finalization_reserve.0,
         clamp_output: rule.output.clamp,
         incremental_hold: rule.output.incremental,
+        loop_max_calls: rule.loop_max_calls,
     }
 }

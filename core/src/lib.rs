@@ -14,6 +14,7 @@ pub mod freeze;
 pub mod id;
 mod json;
 pub mod ledger;
+pub mod loops;
 pub mod money;
 pub mod policy;
 pub mod price;

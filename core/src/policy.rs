@@ -224,6 +224,8 @@ pub struct BudgetRule {
     pub velocity: Option<Velocity>,
     /// Part of a strict limit that only finalizing calls may use.
     pub finalization_reserve: Nanos,
+    /// The same request by one key within a minute, at most so often, whatever the enforcement.
+    pub loop_max_calls: Option<u32>,
 }
 
 impl BudgetRule {

@@ -4,7 +4,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -17,6 +17,7 @@ use nullspend_core::{
     exchange::{Answered, Moment, Opening, Reserving, Settings},
     id::{BudgetId, Ids},
     ledger::{Balance, ExtendOutcome, Ledger, LedgerUnavailable, ReserveOutcome, Silence},
+    loops::Loops,
     money::Nanos,
     policy::Policy,
 };
@@ -131,6 +132,7 @@ pub struct DataPlane {
     pub(crate) deciding: Deciding,
     pub(crate) control_plane: ControlPlane,
     denials: Denials,
+    loops: Mutex<Loops>,
     pub(crate) watch: Arc<PolicyWatch>,
     policy_max_age: Option<Duration>,
     in_flight: AtomicUsize,
@@ -208,6 +210,7 @@ impl DataPlane {
             deciding: Deciding::default(),
             control_plane: deps.control_plane.clone(),
             denials: Denials::new(DENIALS_PER_MINUTE),
+            loops: Mutex::default(),
             watch,
             policy_max_age: config.policy_max_age,
             in_flight: AtomicUsize::new(0),
@@ -333,6 +336,15 @@ impl DataPlane {
     pub(crate) async fn policy_at(&self, revision: u64) -> Option<Arc<Policy>> {
         self.watch.wait_for(revision, POLICY_WAIT).await;
         self.policy()
+    }
+
+    /// Counts a call where a budget limits repeats; the refusal of one that is part of a loop.
+    pub(crate) fn looping(&self, reserving: &Reserving) -> Option<Box<Answered>> {
+        if !reserving.may_loop() {
+            return None;
+        }
+        let now = self.now();
+        reserving.looping(&mut self.loops.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
     /// Takes the bound out of the budgets, in bounded time.

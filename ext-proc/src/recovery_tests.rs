@@ -94,7 +94,12 @@ fn data_plane(
     control: &FakePlane,
 ) -> Arc<DataPlane> {
     let config = Config {
-        settings: Settings { upstreams: Upstreams(Vec::new()), lease_ms: 30_000, max_body_bytes: 1 << 20 },
+        settings: Settings {
+            upstreams: Upstreams(Vec::new()),
+            lease_ms: 30_000,
+            max_body_bytes: 1 << 20,
+            fingerprints: nullspend_core::loops::Fingerprints::default(),
+        },
         spool_dir: dir.path().to_owned(),
         spool: SpoolConfig::default(),
         report: ReportConfig::default(),

@@ -167,6 +167,11 @@ impl Session {
         mut admission: Admission,
         mut body: Vec<u8>,
     ) -> Result<(Box<Opening>, Vec<u8>), Box<Answered>> {
+        if let Admission::Reserve(reserving) = &admission
+            && let Some(answered) = self.plane.looping(reserving)
+        {
+            return Err(answered);
+        }
         loop {
             admission.took(self.plane.now());
             let reserving = match admission {

@@ -16,6 +16,7 @@ mod headers;
 mod health;
 mod kill9;
 mod lifecycle;
+mod loops;
 mod metrics;
 mod one_dollar;
 mod postgres;

@@ -3,6 +3,7 @@
 use nullspend_core::{
     id::{BudgetId, OrgId, UserId},
     ledger::{Balance, CounterKey, LimitChange, MAX_SCOPES, MAX_VELOCITY},
+    loops::MAX_LOOP_CALLS,
     money::{MAX_LIMIT, Nanos},
     policy::{BudgetRule, Enforcement, Entity, OutputPolicy, Role, Velocity},
     window::{Interval, TimeZone, Window, window_at},
@@ -57,6 +58,8 @@ pub struct BudgetRequest {
     pub clamp_output: Option<bool>,
     /// Whether streams hold their output in slices.
     pub incremental_hold: Option<bool>,
+    /// Calls of the same request by one key within a minute; 0: any number.
+    pub loop_max_calls: Option<i32>,
 }
 
 /// A budget with its present window.
@@ -102,6 +105,8 @@ struct Wanted {
     finalization_reserve: Option<Nanos>,
     clamp_output: Option<bool>,
     incremental_hold: Option<bool>,
+    /// 0: any number.
+    loop_max_calls: Option<u32>,
 }
 
 impl App {
@@ -364,6 +369,7 @@ fn wanted(checks: &mut Checks, request: &BudgetRequest) -> Option<Wanted> {
         finalization_reserve: request.finalization_reserve_microdollars.map(Nanos::from_microdollars),
         clamp_output: request.clamp_output,
         incremental_hold: request.incremental_hold,
+        loop_max_calls: request.loop_max_calls.and_then(|calls| u32::try_from(calls).ok()),
     })
 }
 
@@ -378,6 +384,10 @@ fn check_beside(checks: &mut Checks, request: &BudgetRequest) {
         let sensible = value.is_none_or(|value| (0..=most).contains(&value));
         checks.require(sensible, field, format!("must be a whole number from 0 (none) to {most}"));
     }
+    let calls = request.loop_max_calls.map(u32::try_from);
+    let sensible = calls.is_none_or(|calls| calls.is_ok_and(|calls| calls <= MAX_LOOP_CALLS));
+    let rule = format!("must be a whole number from 0 (none) to {MAX_LOOP_CALLS}");
+    checks.require(sensible, "loopMaxCalls", rule);
     for (field, value) in [
         ("velocityWindowSeconds", request.velocity_window_s),
         ("velocityCooldownSeconds", request.velocity_cooldown_s),
@@ -412,6 +422,7 @@ impl Wanted {
                 session_limit: None,
                 velocity: None,
                 finalization_reserve: Nanos::ZERO,
+                loop_max_calls: None,
             },
             thresholds: DEFAULT_THRESHOLDS.to_vec(),
             velocity_window_s: DEFAULT_VELOCITY_S,
@@ -461,6 +472,8 @@ impl Wanted {
         });
         let session_limit = self.session_limit.or(record.rule.session_limit);
         record.rule.session_limit = session_limit.filter(|limit| *limit > Nanos::ZERO);
+        let loop_max_calls = self.loop_max_calls.or(record.rule.loop_max_calls);
+        record.rule.loop_max_calls = loop_max_calls.filter(|calls| *calls > 0);
         record.rule.finalization_reserve =
             self.finalization_reserve.unwrap_or(record.rule.finalization_reserve);
     }

@@ -88,6 +88,8 @@ pub struct Reserving {
     pub(super) rules: Vec<Arc<BudgetRule>>,
     pub(super) scopes: Vec<Scope>,
     retries: u8,
+    /// The request's fingerprint, where a budget wants to know whether it is repeated.
+    pub(super) fingerprint: Option<u64>,
 }
 
 /// The ledger may disagree once about limits and once about the window.
@@ -176,7 +178,11 @@ impl AwaitingBody {
             paid: None,
             body_at: now,
         };
-        admitted.match_budgets(&policy, now.ms)
+        let mut admission = admitted.match_budgets(&policy, now.ms);
+        if let Admission::Reserve(reserving) = &mut admission {
+            reserving.take_fingerprint(&settings.fingerprints, body);
+        }
+        admission
     }
 }
 
@@ -205,7 +211,7 @@ impl Call {
         self.answered(answer, Some(denial))
     }
 
-    fn answered(&self, mut answer: Answer, denial: Option<Denial>) -> Box<Answered> {
+    pub(super) fn answered(&self, mut answer: Answer, denial: Option<Denial>) -> Box<Answered> {
         answer.headers.extend(self.common_headers());
         Box::new(Answered { answer, api: Some(self.api), denial })
     }
@@ -232,7 +238,13 @@ impl Admitted {
         }
         self.slice(&rules);
         let scopes = rules.iter().map(|rule| scope_for(rule, now_ms)).collect();
-        Admission::Reserve(Box::new(Reserving { admitted: self, rules, scopes, retries: 0 }))
+        Admission::Reserve(Box::new(Reserving {
+            admitted: self,
+            rules,
+            scopes,
+            retries: 0,
+            fingerprint: None,
+        }))
     }
 
     fn open(

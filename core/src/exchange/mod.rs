@@ -20,6 +20,7 @@ mod forwarded;
 pub mod head;
 mod increments;
 mod last_words;
+mod looping;
 mod tighten;
 mod trail;
 pub mod upstream;
@@ -38,6 +39,7 @@ use crate::{
     attempt::{Api, Denial},
     exchange::{answer::Answer, head::Attribution, upstream::Upstream},
     id::{ActionId, AttemptId},
+    loops::Fingerprints,
     policy::KeyIdentity,
     trail::Steps,
 };
@@ -51,6 +53,8 @@ pub struct Settings {
     pub lease_ms: i64,
     /// Largest request body.
     pub max_body_bytes: usize,
+    /// By what repeated requests are known.
+    pub fingerprints: Fingerprints,
 }
 
 /// The two clocks, read together by the host.

@@ -6,6 +6,7 @@ mod clamp;
 mod frozen;
 mod increments;
 mod last_words;
+mod looping;
 mod tighten;
 mod trail;
 
@@ -27,6 +28,7 @@ use crate::{
     attempt::{BudgetStatus, Closing, Ending, Measurement},
     id::{AttemptId, BudgetId, KeyId, OrgId, UserId},
     ledger::{Balance, LedgerUnavailable, ReserveOutcome, Why},
+    loops::Fingerprints,
     money::Nanos,
     policy::{BudgetRule, Enforcement, Entity, KeyIdentity, OrgRule, OutputPolicy, Policy, Role},
     window::{Interval, TimeZone},
@@ -42,7 +44,7 @@ fn settings() -> Settings {
         row("openai", "https://api.openai.com", Dialect::OpenAi),
         row("anthropic", "https://api.anthropic.com", Dialect::Anthropic),
     ]);
-    Settings { upstreams, lease_ms: 30_000, max_body_bytes: 1 << 20 }
+    Settings { upstreams, lease_ms: 30_000, max_body_bytes: 1 << 20, fingerprints: Fingerprints::default() }
 }
 
 fn identity() -> KeyIdentity {
@@ -83,6 +85,7 @@ fn budget(enforcement: Enforcement) -> BudgetRule {
         session_limit: None,
         velocity: None,
         finalization_reserve: Nanos::ZERO,
+        loop_max_calls: None,
     }
 }
 

@@ -25,6 +25,7 @@ use nullspend_core::{
     },
     id::{BudgetId, KeyId, OrgId, RandomIds, UserId},
     ledger::{CounterKey, Ledger},
+    loops::Fingerprints,
     money::Nanos,
 };
 use nullspend_ledger::MemoryLedger;
@@ -78,6 +79,7 @@ impl World {
                 upstreams: Upstreams(vec![upstream]),
                 lease_ms: 30_000,
                 max_body_bytes: 1 << 20,
+                fingerprints: Fingerprints::default(),
             },
             spool_dir: dir.path().join("spool"),
             spool: SpoolConfig::default(),

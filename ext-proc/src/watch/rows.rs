@@ -9,6 +9,7 @@ use nullspend_core::{
     freeze::{Freeze, Target},
     id::{BudgetId, FreezeId, KeyId, OrgId, PriceId},
     ledger::is_velocity,
+    loops::MAX_LOOP_CALLS,
     money::{MAX_EVENT, MAX_LIMIT, Nanos},
     policy::{self, Enforcement, Entity, KeyIdentity, OrgRule, OutputPolicy, Policy, Role},
     window::Interval,
@@ -289,6 +290,9 @@ fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
     if !row.velocity.as_ref().map(velocity).is_none_or(|velocity| is_velocity(&velocity)) {
         return Err("velocity is out of range");
     }
+    if row.loop_max_calls.is_some_and(|calls| !(1..=MAX_LOOP_CALLS).contains(&calls)) {
+        return Err("loop_max_calls is out of range");
+    }
     Ok(policy::BudgetRule {
         budget: row.budget_id.parse().map_err(|_| "budget_id is no UUID")?,
         org: row.org_id.parse().map_err(|_| "org_id is no UUID")?,
@@ -304,6 +308,7 @@ fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
         session_limit: row.session_limit_nanos.map(Nanos),
         velocity: row.velocity.as_ref().map(velocity),
         finalization_reserve: Nanos(row.finalization_reserve_nanos),
+        loop_max_calls: row.loop_max_calls,
     })
 }
 

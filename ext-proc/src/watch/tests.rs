@@ -130,7 +130,8 @@ fn a_budget_nobody_understands_stops_its_organisation_until_it_is_understood_or_
     let org = id();
     let good = budget(&org);
     type Break = fn(&mut BudgetRule);
-    let breaks: [(&str, Break); 6] = [
+    let breaks: [(&str, Break); 7] = [
+        ("loop_max_calls", |row| row.loop_max_calls = Some(0)),
         ("policy", |row| row.policy = "nudge".to_owned()),
         ("interval", |row| row.interval = "hourly".to_owned()),
         ("time zone", |row| row.time_zone = "Mars/Base".to_owned()),
