@@ -123,6 +123,7 @@ fn data_plane_config(config: &Config, spool_dir: &Path) -> nullspend_ext_proc::C
         report: ReportConfig::default(),
         lease: LeaseConfig { lease: Duration::from_millis(config.lease_ms), ..Default::default() },
         max_bodies_in_flight_bytes: config.max_bodies_in_flight_bytes,
+        rate_limits: config.rate_limits,
         policy_max_age: None,
     }
 }

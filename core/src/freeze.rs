@@ -169,8 +169,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        id::{KeyId, UserId},
+        id::{KeyId, PriceId, UserId},
         policy::Role,
+        price::{Catalogue, PriceRow, Terms},
     };
 
     const ORG: OrgId = OrgId(Uuid::from_u128(1));
@@ -223,6 +224,28 @@ mod tests {
         ];
         for (frozen, provider, model, expected) in cases {
             assert_eq!(stopped(frozen, provider, model), expected, "{model} under a freeze of {frozen}");
+        }
+    }
+
+    #[test]
+    fn an_operators_own_names_lead_to_a_frozen_model_too() {
+        let terms = r#"{"provider":"openai","model":"House-Model","aliases":["hm"],
+            "tiers":{"standard":{"rates":{"input":1000,"output":1000}}}}"#;
+        let row = PriceRow {
+            id: PriceId(Uuid::from_u128(1)),
+            version: 1,
+            org: Some(ORG),
+            from_ms: 0,
+            until_ms: None,
+            terms: Terms::parse(terms).unwrap(),
+        };
+        let prices = Prices::new(Catalogue::shipped(), &[row]).unwrap();
+        let mut freezes = Freezes::default();
+        freezes.put(freeze(1, "model", "House-Model"));
+        for (name, stopped) in
+            [("hm", true), ("hm-2031-01-02", true), ("house-model", true), ("other", false)]
+        {
+            assert_eq!(freezes.of_model(ORG, "openai", name, &prices).is_some(), stopped, "{name}");
         }
     }
 

@@ -18,6 +18,7 @@ pub mod loops;
 pub mod money;
 pub mod policy;
 pub mod price;
+pub mod rate_limit;
 pub mod replay;
 pub mod request;
 pub mod settle;

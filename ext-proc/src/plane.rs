@@ -4,7 +4,7 @@ use std::{
     fmt,
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -17,7 +17,6 @@ use nullspend_core::{
     exchange::{Answered, Moment, Opening, Reserving, Settings},
     id::{BudgetId, Ids},
     ledger::{Balance, ExtendOutcome, Ledger, LedgerUnavailable, ReserveOutcome, Silence},
-    loops::Loops,
     money::Nanos,
     policy::Policy,
 };
@@ -31,6 +30,7 @@ use crate::{
     bodies::Bodies,
     convert,
     deciding::Deciding,
+    guards::{Guards, RateLimits},
     health::Readiness,
     join::ControlPlane,
     lease::{LeaseConfig, Leases},
@@ -76,6 +76,8 @@ pub struct Config {
     pub lease: LeaseConfig,
     /// Request bodies held at once, in bytes.
     pub max_bodies_in_flight_bytes: usize,
+    /// How many calls may come.
+    pub rate_limits: RateLimits,
     /// Refuse to run on policy older than this; `None` runs on (design law 7).
     pub policy_max_age: Option<Duration>,
 }
@@ -132,7 +134,7 @@ pub struct DataPlane {
     pub(crate) deciding: Deciding,
     pub(crate) control_plane: ControlPlane,
     denials: Denials,
-    loops: Mutex<Loops>,
+    pub(crate) guards: Guards,
     pub(crate) watch: Arc<PolicyWatch>,
     policy_max_age: Option<Duration>,
     in_flight: AtomicUsize,
@@ -210,7 +212,7 @@ impl DataPlane {
             deciding: Deciding::default(),
             control_plane: deps.control_plane.clone(),
             denials: Denials::new(DENIALS_PER_MINUTE),
-            loops: Mutex::default(),
+            guards: Guards::new(config.rate_limits),
             watch,
             policy_max_age: config.policy_max_age,
             in_flight: AtomicUsize::new(0),
@@ -336,15 +338,6 @@ impl DataPlane {
     pub(crate) async fn policy_at(&self, revision: u64) -> Option<Arc<Policy>> {
         self.watch.wait_for(revision, POLICY_WAIT).await;
         self.policy()
-    }
-
-    /// Counts a call where a budget limits repeats; the refusal of one that is part of a loop.
-    pub(crate) fn looping(&self, reserving: &Reserving) -> Option<Box<Answered>> {
-        if !reserving.may_loop() {
-            return None;
-        }
-        let now = self.now();
-        reserving.looping(&mut self.loops.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
     /// Takes the bound out of the budgets, in bounded time.

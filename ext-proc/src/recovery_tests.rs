@@ -105,6 +105,7 @@ fn data_plane(
         report: ReportConfig::default(),
         lease: LeaseConfig::default(),
         max_bodies_in_flight_bytes: 1 << 20,
+        rate_limits: crate::RateLimits::default(),
         policy_max_age: None,
     };
     let deps = Deps {

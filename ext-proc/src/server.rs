@@ -10,7 +10,7 @@ use futures::Stream;
 use nullspend_core::{
     exchange::{
         Admission, Answered, AwaitingBody, Begin, End, Opening, Origin, ResponseHead, Tightening, Verdict,
-        answer::Refusal, begin,
+        answer::Refusal, begin, limit_client,
     },
     id::AttemptId,
 };
@@ -88,6 +88,12 @@ impl Session {
         let headers = wire::headers(headers);
         let now = self.plane.now();
         let attempt = AttemptId(self.plane.ids.v7(now.ms));
+        let client = wire::source_address(&first);
+        if let Some(answered) =
+            self.plane.guards.limited(|by| limit_client(by, &headers, client, attempt, now))
+        {
+            return self.answer(*answered).await;
+        }
         let mut awaiting = match begin(&self.plane.settings, self.plane.policy(), &headers, attempt, now) {
             Begin::Body(awaiting) => awaiting,
             Begin::Answer(answered) => return self.answer(*answered).await,
@@ -97,6 +103,9 @@ impl Session {
                 return self.send(wire::immediate(health::ready(&ready))).await;
             }
         };
+        if let Some(answered) = self.plane.guards.limited(|by| awaiting.limit_key(by, now)) {
+            return self.answer(*answered).await;
+        }
         awaiting.headers_took(self.plane.now());
         if end_of_stream {
             return self.body(*awaiting, Vec::new()).await;
@@ -168,7 +177,7 @@ impl Session {
         mut body: Vec<u8>,
     ) -> Result<(Box<Opening>, Vec<u8>), Box<Answered>> {
         if let Admission::Reserve(reserving) = &admission
-            && let Some(answered) = self.plane.looping(reserving)
+            && let Some(answered) = self.plane.guards.looping(reserving, self.plane.now())
         {
             return Err(answered);
         }

@@ -78,6 +78,9 @@ async fn a_freeze_through_one_node_stops_all_of_them_at_once() {
     }
 }
 
+/// Entity type and id, headers of a call that it stops, and whether it stops calls without them: this key's, another key's.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], [bool; 2]);
+
 #[tokio::test]
 async fn each_kind_of_freeze_stops_its_own_calls_and_no_others() {
     let stack = Stack::start().await;
@@ -87,8 +90,7 @@ async fn each_kind_of_freeze_stops_its_own_calls_and_no_others() {
     let red = [("x-nullspend-tags", r#"{"team":"red"}"#)];
     let acme = [("x-nullspend-customer", "acme")];
     let none: [(&str, &str); 0] = [];
-    // Entity, headers of a call that it stops, and whether it stops calls without them: this key's, another key's.
-    let cases: [(&str, &str, &[(&str, &str)], [bool; 2]); 6] = [
+    let cases: [Case<'_>; 6] = [
         ("org", "", &none, [true, true]),
         ("user", &user, &none, [true, true]),
         ("api_key", &frozen.id, &none, [true, false]),

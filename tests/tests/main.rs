@@ -22,6 +22,7 @@ mod one_dollar;
 mod postgres;
 mod price_table;
 mod prices;
+mod rate_limits;
 mod sdk;
 mod secrets;
 mod streams;

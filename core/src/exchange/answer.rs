@@ -83,6 +83,13 @@ pub enum Refusal {
         /// What to change.
         message: &'static str,
     },
+    /// 429 `rate_limited`: too many calls of one client address or key.
+    RateLimited {
+        /// What made them: `client address` or `key`.
+        who: &'static str,
+        /// When to come back.
+        retry_after_s: u64,
+    },
     /// 503 `service_unavailable`: no policy yet, or the spool cannot be written.
     Unavailable {
         /// What is missing.
@@ -164,6 +171,15 @@ impl Refusal {
                 Value::Null,
             ),
             Self::MediaType { message } => (415, "unsupported_media_type", (*message).into(), Value::Null),
+            Self::RateLimited { who, retry_after_s } => (
+                429,
+                "rate_limited",
+                format!(
+                    "this {who} has made all the calls that this installation allows it for now; come back in {retry_after_s} s, \
+                     or have its rate limit raised"
+                ),
+                Value::Null,
+            ),
             Self::Unavailable { message } => (503, "service_unavailable", message.clone(), Value::Null),
             Self::Overloaded => {
                 (503, "overloaded", "too many request bodies are in flight; try again".into(), Value::Null)
@@ -198,9 +214,14 @@ impl Refusal {
         };
         let mut headers = Vec::new();
         match status {
+            // Waiting is all it takes, and provider SDKs wait for as long as they are told.
+            _ if matches!(self, Self::RateLimited { .. }) => {}
             500.. => headers.push(("retry-after", "1".to_owned())),
             // Both provider SDKs would repeat some of these; nothing changes until the caller does.
             _ => headers.push(("x-should-retry", "false".to_owned())),
+        }
+        if let Self::RateLimited { retry_after_s, .. } = self {
+            headers.push(("retry-after", retry_after_s.to_string()));
         }
         if matches!(self, Self::Frozen { .. }) {
             headers.push(("x-nullspend-denied", "1".to_owned()));
@@ -260,7 +281,7 @@ impl ErrorBody {
         }
         let body = match api {
             Some(Api::OpenAiChat | Api::OpenAiResponses) => {
-                error.insert("type".into(), json!(openai_type(self.status)));
+                error.insert("type".into(), json!(openai_type(self.status, self.code)));
                 error.insert("param".into(), json!(self.param));
                 json!({ "error": error })
             }
@@ -274,8 +295,10 @@ impl ErrorBody {
     }
 }
 
-fn openai_type(status: u16) -> &'static str {
+fn openai_type(status: u16, code: &str) -> &'static str {
     match status {
+        // OpenAI's own word for too many of them.
+        429 if code == "rate_limited" => "requests",
         401 => "authentication_error",
         403 => "permission_error",
         429 => "insufficient_quota",

@@ -96,7 +96,7 @@ pub fn begin(
     }
 }
 
-fn answered(refusal: &Refusal, api: Option<Api>, trace_id: String) -> Box<Answered> {
+pub(super) fn answered(refusal: &Refusal, api: Option<Api>, trace_id: String) -> Box<Answered> {
     let mut answer = refusal.answer(api);
     answer.headers.push(("x-nullspend-trace-id", trace_id));
     Box::new(Answered { answer, api, denial: None })

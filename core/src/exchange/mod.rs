@@ -20,6 +20,7 @@ mod forwarded;
 pub mod head;
 mod increments;
 mod last_words;
+mod limits;
 mod looping;
 mod tighten;
 mod trail;
@@ -33,6 +34,7 @@ pub use close::End;
 pub use cost_comment::cost_comment;
 pub use forwarded::{Forward, Forwarded, Origin, ResponseHead};
 pub use increments::{Cut, Owed};
+pub use limits::limit_client;
 pub use tighten::Tightening;
 
 use crate::{

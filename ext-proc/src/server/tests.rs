@@ -43,7 +43,8 @@ use uuid::Uuid;
 
 use super::ExtProcService;
 use crate::{
-    Config, DataPlane, Deps, lease::LeaseConfig, report::ReportConfig, spool::SpoolConfig, testing::FakePlane,
+    Config, DataPlane, Deps, RateLimits, lease::LeaseConfig, report::ReportConfig, spool::SpoolConfig,
+    testing::FakePlane,
 };
 
 const KEY: &str = "ns_live_sk_00000000000000000000000000000001";
@@ -86,6 +87,7 @@ impl World {
             report: ReportConfig::default(),
             lease: LeaseConfig::default(),
             max_bodies_in_flight_bytes: 1 << 20,
+            rate_limits: RateLimits::default(),
             policy_max_age: None,
         };
         let deps = Deps {
