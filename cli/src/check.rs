@@ -34,9 +34,10 @@ pub fn describe(config: &Config) -> String {
                 calls.map_or("any number".to_owned(), |calls| calls.to_string())
             };
             format!(
-                "calls a minute: {} of an address, {} of a key",
+                "calls a minute: {} of an address, {} of a key, {} of a key to the API",
                 calls(limits.ip_calls_per_minute),
-                calls(limits.key_calls_per_minute)
+                calls(limits.key_calls_per_minute),
+                calls(config.api_calls_per_minute)
             )
         }),
         ("shutdown.grace_ms", config.shutdown_grace.as_millis().to_string()),

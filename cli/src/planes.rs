@@ -1,6 +1,7 @@
 //! Both planes as this program builds and serves them, together (`up`) or each in a process of its own.
 
 use std::{
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -76,9 +77,11 @@ pub fn database_url(config: &Config, paths: &Paths) -> SecretString {
 pub async fn control_plane(
     url: &SecretString,
     catalogue_file: Option<PathBuf>,
+    api_calls_per_minute: Option<NonZeroU32>,
     parts: Parts,
 ) -> anyhow::Result<Arc<ControlPlane>> {
-    let config = nullspend_control_plane::Config { database_url: url.clone(), catalogue_file };
+    let config =
+        nullspend_control_plane::Config { database_url: url.clone(), catalogue_file, api_calls_per_minute };
     let Parts { clock, ids, ledger } = parts;
     let deps = nullspend_control_plane::Deps { ledger, clock, ids };
     ControlPlane::build(config, deps).await.context("start the control plane")

@@ -23,6 +23,15 @@ pub struct TooSoon {
     pub retry_after_s: u64,
 }
 
+/// Where a caller stands after a call that passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Calls that may follow at once.
+    pub remaining: u64,
+    /// When all of a minute's may again, in microseconds from now.
+    pub full_in_us: u64,
+}
+
 /// Calls by client address and by key.
 #[derive(Debug, Default)]
 pub struct RateLimiter {
@@ -37,20 +46,20 @@ impl RateLimiter {
         Self { clients: ip_calls_per_minute.map(Buckets::new), keys: key_calls_per_minute.map(Buckets::new) }
     }
 
-    /// Counts a call of a client address. `now_us` is monotonic.
+    /// Counts a call of a client address. `now_us` is monotonic. `None`: it was not counted.
     ///
     /// # Errors
     /// The address has made all its calls.
-    pub fn client(&mut self, address: IpAddr, now_us: u64) -> Result<(), TooSoon> {
-        self.clients.as_mut().map_or(Ok(()), |buckets| buckets.take(network(address), now_us))
+    pub fn client(&mut self, address: IpAddr, now_us: u64) -> Result<Option<Standing>, TooSoon> {
+        self.clients.as_mut().map_or(Ok(None), |buckets| buckets.take(network(address), now_us))
     }
 
-    /// Counts a call of a key.
+    /// Counts a call of a key. `None`: it was not counted.
     ///
     /// # Errors
     /// The key has made all its calls.
-    pub fn key(&mut self, key: KeyId, now_us: u64) -> Result<(), TooSoon> {
-        self.keys.as_mut().map_or(Ok(()), |buckets| buckets.take(key, now_us))
+    pub fn key(&mut self, key: KeyId, now_us: u64) -> Result<Option<Standing>, TooSoon> {
+        self.keys.as_mut().map_or(Ok(None), |buckets| buckets.take(key, now_us))
     }
 }
 
@@ -89,11 +98,11 @@ impl<K: Eq + Hash> Buckets<K> {
         Self { interval_us, calls, full_us: HashMap::new(), forgotten_us: 0, callers_max: CALLERS_MAX }
     }
 
-    fn take(&mut self, caller: K, now_us: u64) -> Result<(), TooSoon> {
+    fn take(&mut self, caller: K, now_us: u64) -> Result<Option<Standing>, TooSoon> {
         let full_us = self.full_us.get(&caller).copied();
         if full_us.is_none() && !self.has_room(now_us) {
             // More callers than can be told apart: better none is limited than all are refused.
-            return Ok(());
+            return Ok(None);
         }
         let next_us = full_us.unwrap_or(0).max(now_us).saturating_add(self.interval_us);
         let ahead_us = (next_us - now_us).saturating_sub(self.calls * self.interval_us);
@@ -101,7 +110,9 @@ impl<K: Eq + Hash> Buckets<K> {
             return Err(TooSoon { retry_after_s: ahead_us.div_ceil(1_000_000) });
         }
         self.full_us.insert(caller, next_us);
-        Ok(())
+        let full_in_us = next_us - now_us;
+        let left_us = (self.calls * self.interval_us).saturating_sub(full_in_us);
+        Ok(Some(Standing { remaining: left_us / self.interval_us, full_in_us }))
     }
 
     fn has_room(&mut self, now_us: u64) -> bool {
@@ -130,7 +141,7 @@ mod tests {
     #[test]
     fn a_minutes_calls_pass_at_once_and_then_at_the_steady_rate() {
         let mut buckets = buckets(3);
-        let mut take = |at| buckets.take(1, at).map_err(|late| late.retry_after_s);
+        let mut take = |at| buckets.take(1, at).map(drop).map_err(|late| late.retry_after_s);
         assert_eq!([take(0), take(0), take(0)], [Ok(()); 3]);
         assert_eq!([take(0), take(SECOND), take(19_000_001)], [Err(20), Err(19), Err(1)]);
         assert_eq!([take(20 * SECOND), take(20 * SECOND)], [Ok(()), Err(20)]);
@@ -202,7 +213,7 @@ mod tests {
             for step in steps {
                 now_us += step;
                 match buckets.take(1, now_us) {
-                    Ok(()) => passed.push(now_us),
+                    Ok(_) => passed.push(now_us),
                     Err(late) => {
                         // It passes when it was told, and no whole second earlier.
                         let at = |s: u64| buckets.full_us[&1].max(now_us + s * SECOND) + buckets.interval_us

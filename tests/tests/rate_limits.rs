@@ -1,6 +1,8 @@
 //! Rate limits: so many calls of an address and of a key, whatever the headers say.
 
+use http::Method;
 use nullspend_e2e::{console::Agent, http::Reply, stack::Stack};
+use serde_json::{Value, json};
 
 use crate::{CHAT, request};
 
@@ -68,4 +70,26 @@ async fn behind_a_proxy_its_word_counts_and_no_further_one() {
         let reply = call(&stack, &agent, &[("x-forwarded-for", chain)]).await;
         assert_eq!(reply.status.as_u16(), if passes { 200 } else { 429 }, "{chain}");
     }
+}
+
+#[tokio::test]
+async fn administration_is_limited_by_key_and_told_where_it_stands() {
+    let stack = Stack::builder().env("NULLSPEND_RATE_LIMITS_API_CALLS_PER_MINUTE", "3").start().await;
+    let made = json!({"name": "reader", "role": "viewer"});
+    let made = stack.api(&stack.owner, Method::POST, "/api/keys", made).await.expect_status(201);
+    assert_eq!((made.header("x-ratelimit-limit"), made.header("x-ratelimit-remaining")), ("3", "2"));
+    let reader = made.json()["data"]["rawKey"].as_str().expect("a key").to_owned();
+    let read = async |path: &str| stack.api(&reader, Method::GET, path, Value::Null).await;
+    assert_eq!(read("/api/budgets").await.expect_status(200).header("x-ratelimit-remaining"), "2");
+    assert_eq!(read("/api/budgets/nonsense").await.expect_status(400).header("x-ratelimit-remaining"), "1");
+    let _ = stack.api(&reader, Method::POST, "/api/freezes", json!({})).await.expect_status(403);
+    let limited = read("/api/budgets").await.expect_status(429);
+    assert_eq!(
+        (limited.code().as_str(), limited.header("x-ratelimit-remaining")),
+        ("rate_limit_exceeded", "0")
+    );
+    let retry_after: u64 = limited.header("retry-after").parse().expect("seconds");
+    assert!((1..=20).contains(&retry_after), "{retry_after}");
+    assert!(limited.header("x-ratelimit-reset").parse::<i64>().is_ok_and(|ms| ms > 1_700_000_000_000));
+    let _ = stack.api(&stack.owner, Method::GET, "/api/budgets", Value::Null).await.expect_status(200);
 }

@@ -131,6 +131,8 @@ pub struct Config {
     pub max_bodies_in_flight_bytes: usize,
     /// Calls that may come in a minute.
     pub rate_limits: RateLimits,
+    /// Calls of the API that one key may make in a minute.
+    pub api_calls_per_minute: Option<NonZeroU32>,
     /// How long SIGTERM waits for streams.
     pub shutdown_grace: Duration,
     /// How long a hold outlives an owner that stopped renewing it.
@@ -258,6 +260,7 @@ struct RawLimits {
 struct RawRateLimits {
     ip_calls_per_minute: i64,
     key_calls_per_minute: i64,
+    api_calls_per_minute: i64,
 }
 
 #[derive(Deserialize)]
@@ -353,6 +356,10 @@ fn check(raw: Raw, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
                 raw.rate_limits.key_calls_per_minute,
             )?,
         },
+        api_calls_per_minute: calls(
+            "rate_limits.api_calls_per_minute",
+            raw.rate_limits.api_calls_per_minute,
+        )?,
         shutdown_grace: millis("shutdown.grace_ms", raw.shutdown.grace_ms, 0, 86_400_000)?,
         lease_ms: ranged("ledger.lease_ms", raw.ledger.lease_ms, 1_000, 3_600_000)?,
         spool: spool_settings(&raw.spool)?,

@@ -16,9 +16,9 @@ use std::sync::Arc;
 use nullspend_proto::v1::{
     auth_service_server::AuthServiceServer, budget_service_server::BudgetServiceServer,
     cost_event_service_server::CostEventServiceServer, explain_service_server::ExplainServiceServer,
-    cost_event_service_server::CostEventServiceServer, freeze_service_server::FreezeServiceServer,
-    health_service_server::HealthServiceServer, key_service_server::KeyServiceServer,
-    policy_service_server::PolicyServiceServer, price_service_server::PriceServiceServer,
+    freeze_service_server::FreezeServiceServer, health_service_server::HealthServiceServer,
+    key_service_server::KeyServiceServer, policy_service_server::PolicyServiceServer,
+    price_service_server::PriceServiceServer,
 };
 use tonic::service::Routes;
 

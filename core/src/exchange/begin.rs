@@ -14,8 +14,8 @@ use crate::{
     id::AttemptId,
     money::Nanos,
     policy::{Policy, Role},
-    trail::{Step, Steps},
     request::RequestView,
+    trail::{Step, Steps},
 };
 
 /// What a request's headers lead to.
