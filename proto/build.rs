@@ -9,6 +9,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "nullspend/v1/budgets.proto",
         "nullspend/v1/cost_events.proto",
         "nullspend/v1/explain.proto",
+        "nullspend/v1/freezes.proto",
         "nullspend/v1/keys.proto",
         "nullspend/v1/prices.proto",
         "nullspend/internal/v1/dataplane.proto",

@@ -28,6 +28,18 @@ pub fn describe(config: &Config) -> String {
         ("envoy.concurrency", config.envoy.concurrency.to_string()),
         ("limits.max_body_bytes", config.max_body_bytes.to_string()),
         ("limits.max_bodies_in_flight_bytes", config.max_bodies_in_flight_bytes.to_string()),
+        ("rate_limits", {
+            let limits = config.rate_limits;
+            let calls = |calls: Option<std::num::NonZeroU32>| {
+                calls.map_or("any number".to_owned(), |calls| calls.to_string())
+            };
+            format!(
+                "calls a minute: {} of an address, {} of a key, {} of a key to the API",
+                calls(limits.ip_calls_per_minute),
+                calls(limits.key_calls_per_minute),
+                calls(config.api_calls_per_minute)
+            )
+        }),
         ("shutdown.grace_ms", config.shutdown_grace.as_millis().to_string()),
         ("ledger", {
             let place = if config.redis_url.is_some() { "in Redis (hidden)" } else { "in this process" };

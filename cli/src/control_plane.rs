@@ -16,7 +16,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let paths = Paths::prepare(&config.data_dir)?;
     let _lock = paths.lock()?;
     let url = database_url(&config, &paths);
-    let plane = planes::control_plane(&url, config.catalogue_file.clone(), parts).await?;
+    let plane =
+        planes::control_plane(&url, config.catalogue_file.clone(), config.api_calls_per_minute, parts)
+            .await?;
     let first_start = plane.bootstrap(config.bootstrap_key.clone()).await?;
     plane.load_catalogue().await?;
 

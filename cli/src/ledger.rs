@@ -103,5 +103,5 @@ async fn shared(config: &Config, what: &str) -> anyhow::Result<Arc<ControlPlane>
     }
     let parts = planes::shared_ledger(config, "ledger")?;
     let paths = Paths::prepare(&config.data_dir)?;
-    planes::control_plane(&database_url(config, &paths), None, parts).await
+    planes::control_plane(&database_url(config, &paths), None, None, parts).await
 }

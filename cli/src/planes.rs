@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -14,6 +15,7 @@ use nullspend_core::{
     exchange::{Settings, upstream::Upstreams},
     id::{Ids, RandomIds},
     ledger::Ledger,
+    loops::Fingerprints,
 };
 use nullspend_ext_proc::{DataPlane, Join, Listener, lease::LeaseConfig, report::ReportConfig, spool};
 use nullspend_ledger::{MemoryLedger, RedisConfig, RedisLedger};
@@ -81,9 +83,11 @@ pub fn database_url(config: &Config, paths: &Paths) -> SecretString {
 pub async fn control_plane(
     url: &SecretString,
     catalogue_file: Option<PathBuf>,
+    api_calls_per_minute: Option<NonZeroU32>,
     parts: Parts,
 ) -> anyhow::Result<Arc<ControlPlane>> {
-    let config = nullspend_control_plane::Config { database_url: url.clone(), catalogue_file };
+    let config =
+        nullspend_control_plane::Config { database_url: url.clone(), catalogue_file, api_calls_per_minute };
     let Parts { clock, ids, ledger } = parts;
     let deps = nullspend_control_plane::Deps { ledger, clock, ids };
     ControlPlane::build(config, deps).await.context("start the control plane")
@@ -121,12 +125,14 @@ fn data_plane_config(config: &Config, spool_dir: &Path) -> nullspend_ext_proc::C
             upstreams: Upstreams(config.upstreams.clone()),
             lease_ms: i64::try_from(config.lease_ms).unwrap_or(i64::MAX),
             max_body_bytes: config.max_body_bytes as usize,
+            fingerprints: Fingerprints::default(),
         },
         spool_dir: spool_dir.to_owned(),
         spool: spool::SpoolConfig { max_bytes: config.spool.max_bytes, fsync, ..Default::default() },
         report: ReportConfig::default(),
         lease: LeaseConfig { lease: Duration::from_millis(config.lease_ms), ..Default::default() },
         max_bodies_in_flight_bytes: config.max_bodies_in_flight_bytes,
+        rate_limits: config.rate_limits,
         policy_max_age: None,
     }
 }

@@ -4,6 +4,7 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures::Stream;
 use nullspend_core::{
+    freeze::Freeze,
     policy::{BudgetRule, KeyIdentity},
     price::PriceRow,
 };
@@ -219,6 +220,8 @@ fn message(delta: PolicyDelta, rebuilds: &[RebuildRecord]) -> WatchResponse {
         keys: delta.keys.into_iter().map(|(hash, identity)| key(&hash, identity)).collect(),
         budgets: delta.budgets.iter().map(budget).collect(),
         revoked_key_ids: delta.revoked_keys.iter().map(|id| id.bare()).collect(),
+        freezes: delta.freezes.iter().map(freeze).collect(),
+        lifted_freeze_ids: delta.lifted_freezes.iter().map(|id| id.bare()).collect(),
         deleted_budget_ids: delta.deleted_budgets.iter().map(|id| id.bare()).collect(),
         prices: delta.prices.iter().map(price_row).collect(),
         catalogue: delta
@@ -247,6 +250,17 @@ fn key(hash: &KeyHash, identity: KeyIdentity) -> wire::KeyPolicy {
         providers_restricted: identity.allowed_providers.is_some(),
         allowed_providers: identity.allowed_providers.unwrap_or_default(),
         api_version: identity.api_version,
+    }
+}
+
+fn freeze(freeze: &Freeze) -> wire::FreezeRule {
+    wire::FreezeRule {
+        freeze_id: freeze.freeze.bare(),
+        org_id: freeze.org.bare(),
+        entity_type: freeze.target.kind().to_owned(),
+        entity_id: freeze.target.stored_id(),
+        reason: freeze.reason.clone(),
+        since_ms: freeze.since_ms,
     }
 }
 
@@ -283,5 +297,6 @@ fn budget(rule: &BudgetRule) -> wire::BudgetRule {
         finalization_reserve_nanos: rule.finalization_reserve.0,
         clamp_output: rule.output.clamp,
         incremental_hold: rule.output.incremental,
+        loop_max_calls: rule.loop_max_calls,
     }
 }

@@ -1,6 +1,6 @@
 //! The control plane put together: what the program builds, starts and stops.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, num::NonZeroU32, path::PathBuf, sync::Arc};
 
 use axum::serve::Listener;
 use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, price::Catalogue};
@@ -13,7 +13,7 @@ use tonic::service::{Routes, interceptor::InterceptedService};
 use crate::{
     Api,
     app::{App, AppError, Bootstrap, Totals, Unusable},
-    auth::{Gatekeeper, Guarded},
+    auth::{Gatekeeper, Guarded, KeyLimit},
     backing::Backing,
     catalogue::{CatalogueFile, CatalogueFileError},
     gateway::Gateway,
@@ -39,6 +39,8 @@ pub struct Config {
     pub database_url: SecretString,
     /// The operator's price catalogue; `None`: the program's own.
     pub catalogue_file: Option<PathBuf>,
+    /// Calls of the API that one key may make in a minute; `None`: any number.
+    pub api_calls_per_minute: Option<NonZeroU32>,
 }
 
 /// What the composition root chooses.
@@ -136,7 +138,8 @@ impl ControlPlane {
             reporter.set_service_status(service, tonic_health::ServingStatus::Serving).await;
         }
         let routes = add_reflection(crate::grpc::routes(&app).add_service(health))?.prepare();
-        let gatekeeper = Gatekeeper::new(Arc::clone(&schema), backing.clone());
+        let limit = config.api_calls_per_minute.map(|calls| KeyLimit::new(calls, Arc::clone(&clock)));
+        let gatekeeper = Gatekeeper::new(Arc::clone(&schema), backing.clone()).limiting(limit);
         let idempotent = Idempotent::new(Arc::clone(&schema), backing, routes);
         let api = Api::new(Guarded::new(gatekeeper.clone(), idempotent));
         let gateway =

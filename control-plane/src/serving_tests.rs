@@ -49,7 +49,8 @@ impl World {
             clock: Arc::clone(&clock),
             ids: Arc::new(RandomIds),
         };
-        let config = Config { database_url: url(dir.path()), catalogue_file: None };
+        let config =
+            Config { database_url: url(dir.path()), catalogue_file: None, api_calls_per_minute: None };
         let plane = ControlPlane::build(config, deps).await.unwrap();
         let (org, user) = (OrgId(RandomIds.v4()), UserId(RandomIds.v4()));
         let world = Self { dir, plane, org, user, stop: CancellationToken::new() };

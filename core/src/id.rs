@@ -96,6 +96,9 @@ id_type!(
     /// An operator's price row.
     PriceId, "ns_prc_");
 id_type!(
+    /// A freeze.
+    FreezeId, "ns_frz_");
+id_type!(
     /// A human-in-the-loop action.
     ActionId, "ns_act_");
 

@@ -7,7 +7,8 @@ use std::{
 };
 
 use crate::{
-    id::{BudgetId, KeyId, OrgId, UserId},
+    freeze::{Freeze, Freezes},
+    id::{BudgetId, FreezeId, KeyId, OrgId, UserId},
     money::Nanos,
     price::Prices,
     window::{Interval, TimeZone},
@@ -223,6 +224,8 @@ pub struct BudgetRule {
     pub velocity: Option<Velocity>,
     /// Part of a strict limit that only finalizing calls may use.
     pub finalization_reserve: Nanos,
+    /// The same request by one key within a minute, at most so often, whatever the enforcement.
+    pub loop_max_calls: Option<u32>,
 }
 
 impl BudgetRule {
@@ -255,6 +258,7 @@ pub struct Policy {
     orgs: HashMap<OrgId, OrgRule>,
     budgets: HashMap<BudgetId, Arc<BudgetRule>>,
     by_entity: HashMap<(OrgId, Entity), Vec<Arc<BudgetRule>>>,
+    freezes: Freezes,
     unenforceable: HashSet<OrgId>,
     prices: Prices,
 }
@@ -266,6 +270,7 @@ impl fmt::Debug for Policy {
             .field("revision", &self.revision)
             .field("keys", &self.keys_by_sha256.len())
             .field("budgets", &self.budgets.len())
+            .field("freezes", &self.freezes.len())
             .finish_non_exhaustive()
     }
 }
@@ -298,6 +303,22 @@ impl Policy {
     /// Replaces the organisations whose rules could not all be understood.
     pub fn set_unenforceable(&mut self, orgs: HashSet<OrgId>) {
         self.unenforceable = orgs;
+    }
+
+    /// What is frozen.
+    #[must_use]
+    pub fn freezes(&self) -> &Freezes {
+        &self.freezes
+    }
+
+    /// Adds or replaces a freeze: what it names is refused from now on.
+    pub fn put_freeze(&mut self, freeze: Freeze) {
+        self.freezes.put(freeze);
+    }
+
+    /// Forgets a freeze: it refuses nothing from now on.
+    pub fn lift_freeze(&mut self, freeze: FreezeId) {
+        self.freezes.lift(freeze);
     }
 
     /// The prices in force.

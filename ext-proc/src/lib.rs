@@ -10,6 +10,7 @@ pub mod convert;
 mod deciding;
 mod flight;
 mod give_up;
+mod guards;
 mod health;
 mod join;
 pub mod lease;
@@ -27,6 +28,7 @@ mod unpriced;
 pub mod watch;
 mod wire;
 
+pub use guards::RateLimits;
 pub use join::{ControlPlane, Join};
 pub use listener::Listener;
 pub use plane::{BuildError, Config, DataPlane, Deps, ServeError};

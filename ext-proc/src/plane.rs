@@ -30,6 +30,7 @@ use crate::{
     bodies::Bodies,
     convert,
     deciding::Deciding,
+    guards::{Guards, RateLimits},
     health::Readiness,
     join::ControlPlane,
     lease::{LeaseConfig, Leases},
@@ -75,6 +76,8 @@ pub struct Config {
     pub lease: LeaseConfig,
     /// Request bodies held at once, in bytes.
     pub max_bodies_in_flight_bytes: usize,
+    /// How many calls may come.
+    pub rate_limits: RateLimits,
     /// Refuse to run on policy older than this; `None` runs on (design law 7).
     pub policy_max_age: Option<Duration>,
 }
@@ -131,6 +134,7 @@ pub struct DataPlane {
     pub(crate) deciding: Deciding,
     pub(crate) control_plane: ControlPlane,
     denials: Denials,
+    pub(crate) guards: Guards,
     pub(crate) watch: Arc<PolicyWatch>,
     policy_max_age: Option<Duration>,
     in_flight: AtomicUsize,
@@ -208,6 +212,7 @@ impl DataPlane {
             deciding: Deciding::default(),
             control_plane: deps.control_plane.clone(),
             denials: Denials::new(DENIALS_PER_MINUTE),
+            guards: Guards::new(config.rate_limits),
             watch,
             policy_max_age: config.policy_max_age,
             in_flight: AtomicUsize::new(0),

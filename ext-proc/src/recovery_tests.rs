@@ -94,12 +94,18 @@ fn data_plane(
     control: &FakePlane,
 ) -> Arc<DataPlane> {
     let config = Config {
-        settings: Settings { upstreams: Upstreams(Vec::new()), lease_ms: 30_000, max_body_bytes: 1 << 20 },
+        settings: Settings {
+            upstreams: Upstreams(Vec::new()),
+            lease_ms: 30_000,
+            max_body_bytes: 1 << 20,
+            fingerprints: nullspend_core::loops::Fingerprints::default(),
+        },
         spool_dir: dir.path().to_owned(),
         spool: SpoolConfig::default(),
         report: ReportConfig::default(),
         lease: LeaseConfig::default(),
         max_bodies_in_flight_bytes: 1 << 20,
+        rate_limits: crate::RateLimits::default(),
         policy_max_age: None,
     };
     let deps = Deps {

@@ -10,7 +10,7 @@ use futures::Stream;
 use nullspend_core::{
     exchange::{
         Admission, Answered, AwaitingBody, Begin, End, Opening, Origin, ResponseHead, Tightening, Verdict,
-        answer::Refusal, begin,
+        answer::Refusal, begin, limit_client,
     },
     id::AttemptId,
 };
@@ -88,6 +88,12 @@ impl Session {
         let headers = wire::headers(headers);
         let now = self.plane.now();
         let attempt = AttemptId(self.plane.ids.v7(now.ms));
+        let client = wire::source_address(&first);
+        if let Some(answered) =
+            self.plane.guards.limited(|by| limit_client(by, &headers, client, attempt, now))
+        {
+            return self.answer(*answered).await;
+        }
         let mut awaiting = match begin(&self.plane.settings, self.plane.policy(), &headers, attempt, now) {
             Begin::Body(awaiting) => awaiting,
             Begin::Answer(answered) => return self.answer(*answered).await,
@@ -97,6 +103,9 @@ impl Session {
                 return self.send(wire::immediate(health::ready(&ready))).await;
             }
         };
+        if let Some(answered) = self.plane.guards.limited(|by| awaiting.limit_key(by, now)) {
+            return self.answer(*answered).await;
+        }
         awaiting.headers_took(self.plane.now());
         if end_of_stream {
             return self.body(*awaiting, Vec::new()).await;
@@ -115,6 +124,10 @@ impl Session {
             Ok(permit) => permit,
             Err(refusal) => return self.answer_refusal(&refusal).await,
         };
+        let awaiting = match self.plane.policy() {
+            Some(policy) => awaiting.under(policy),
+            None => awaiting,
+        };
         let (admission, body) = self.admit(awaiting, body).await?;
         let deciding = self.plane.deciding.enter();
         let (opening, body) = match self.decide(admission, body).await {
@@ -124,6 +137,13 @@ impl Session {
         if self.to_envoy.is_closed() {
             self.plane.release(&opening).await;
             return Err(Gone);
+        }
+        // Deciding may have taken a while: a freeze that was confirmed meanwhile lets nothing more leave.
+        if let Some(answered) =
+            self.plane.policy().and_then(|policy| opening.frozen(&policy, self.plane.now()))
+        {
+            self.plane.release(&opening).await;
+            return self.answer(*answered).await;
         }
         let (flight, forward) = match Flight::open(&self.plane, opening, body).await {
             Ok(opened) => opened,
@@ -156,6 +176,11 @@ impl Session {
         mut admission: Admission,
         mut body: Vec<u8>,
     ) -> Result<(Box<Opening>, Vec<u8>), Box<Answered>> {
+        if let Admission::Reserve(reserving) = &admission
+            && let Some(answered) = self.plane.guards.looping(reserving, self.plane.now())
+        {
+            return Err(answered);
+        }
         loop {
             admission.took(self.plane.now());
             let reserving = match admission {

@@ -36,10 +36,20 @@ pub fn headers(map: Option<HeaderMap>) -> Headers {
 
 /// Envoy's `response.code_details`, which says who made the answer.
 pub fn code_details(message: &ProcessingRequest) -> &str {
+    attribute(message, "response.code_details")
+}
+
+/// Envoy's `source.address`: the client's, with its port. Not what a header says, unless Envoy was told to trust proxies.
+pub fn source_address(message: &ProcessingRequest) -> &str {
+    attribute(message, "source.address")
+}
+
+/// An attribute of a message; empty where Envoy sent none.
+fn attribute<'a>(message: &'a ProcessingRequest, name: &str) -> &'a str {
     message
         .attributes
         .get("envoy.filters.http.ext_proc")
-        .and_then(|attributes| attributes.fields.get("response.code_details"))
+        .and_then(|attributes| attributes.fields.get(name))
         .and_then(|value| match &value.kind {
             Some(Kind::StringValue(text)) => Some(text.as_str()),
             _ => None,

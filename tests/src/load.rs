@@ -59,7 +59,7 @@ pub struct Percentiles {
 }
 
 impl Percentiles {
-    fn of(mut micros: Vec<u64>) -> Self {
+    pub(crate) fn of(mut micros: Vec<u64>) -> Self {
         micros.sort_unstable();
         let at = |percent: usize| {
             micros.get((micros.len() * percent / 100).min(micros.len().saturating_sub(1))).copied()

@@ -12,24 +12,32 @@ use crate::{
 pub enum Section {
     /// The three arms.
     Product,
+    /// How soon a freeze stops agents on every data plane; needs redis-server.
+    Freeze,
     /// Bounds over costs of the published prompts; takes no time to measure.
     Tightness,
 }
 
+/// How often something is frozen and lifted.
+const FREEZES: u64 = 100;
+
 /// Runs one section, or all.
 pub fn bench(only: Option<Section>, seconds: u64) -> anyhow::Result<()> {
-    if only != Some(Section::Product) {
+    if only.is_none_or(|section| section == Section::Tightness) {
         step("Bounds over costs");
         run(cargo().args(["run", "--quiet", "--package", "nullspend-core", "--example", "tightness"]))?;
     }
-    if only != Some(Section::Tightness) {
-        product(seconds)?;
+    if only.is_none_or(|section| section == Section::Product) {
+        measure("--seconds", seconds)?;
+    }
+    if only.is_none_or(|section| section == Section::Freeze) {
+        measure("--freezes", FREEZES)?;
     }
     Ok(())
 }
 
-/// Builds with optimisations and measures.
-fn product(seconds: u64) -> anyhow::Result<()> {
+/// Builds with optimisations and measures what the argument says.
+fn measure(what: &str, amount: u64) -> anyhow::Result<()> {
     let envoy = tools::envoy()?;
     step("Building with optimisations");
     run(cargo().args([
@@ -43,6 +51,6 @@ fn product(seconds: u64) -> anyhow::Result<()> {
     ]))?;
     step("Measuring");
     run(Command::new(target().join("release/bench"))
-        .args(["--seconds", &seconds.to_string()])
+        .args([what, &amount.to_string()])
         .env("NULLSPEND_ENVOY", envoy))
 }

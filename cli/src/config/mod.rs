@@ -7,11 +7,13 @@ pub mod upstreams;
 use std::{
     fs,
     net::SocketAddr,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use nullspend_core::exchange::upstream::Upstream;
+use nullspend_ext_proc::RateLimits;
 use nullspend_ledger::RedisConfig;
 use secrecy::SecretString;
 use serde::Deserialize;
@@ -130,6 +132,10 @@ pub struct Config {
     pub max_body_bytes: u32,
     /// Request bodies in memory at once, bytes.
     pub max_bodies_in_flight_bytes: usize,
+    /// Calls that may come in a minute.
+    pub rate_limits: RateLimits,
+    /// Calls of the API that one key may make in a minute.
+    pub api_calls_per_minute: Option<NonZeroU32>,
     /// How long SIGTERM waits for streams.
     pub shutdown_grace: Duration,
     /// How long a hold outlives an owner that stopped renewing it.
@@ -153,6 +159,8 @@ pub struct EnvoySettings {
     pub access_log: AccessLog,
     /// Client connections at most.
     pub max_connections: u32,
+    /// Proxies before it whose `x-forwarded-for` is believed.
+    pub trusted_proxies: u32,
     /// Certificate authorities for providers.
     pub ca_file: PathBuf,
     /// Where an Envoy before separate planes finds the control plane's API.
@@ -224,6 +232,7 @@ struct Raw {
     log: String,
     envoy: RawEnvoy,
     limits: RawLimits,
+    rate_limits: RawRateLimits,
     shutdown: RawShutdown,
     ledger: RawLedger,
     spool: RawSpool,
@@ -238,6 +247,7 @@ struct RawEnvoy {
     concurrency: i64,
     access_log: String,
     max_connections: i64,
+    trusted_proxies: i64,
     ca_file: String,
     control_plane: String,
 }
@@ -247,6 +257,14 @@ struct RawEnvoy {
 struct RawLimits {
     max_body_bytes: i64,
     max_bodies_in_flight_bytes: i64,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRateLimits {
+    ip_calls_per_minute: i64,
+    key_calls_per_minute: i64,
+    api_calls_per_minute: i64,
 }
 
 #[derive(Deserialize)]
@@ -333,6 +351,20 @@ fn check(raw: Raw, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
             i64::from(max_body_bytes),
             1 << 40,
         )?,
+        rate_limits: RateLimits {
+            ip_calls_per_minute: calls(
+                "rate_limits.ip_calls_per_minute",
+                raw.rate_limits.ip_calls_per_minute,
+            )?,
+            key_calls_per_minute: calls(
+                "rate_limits.key_calls_per_minute",
+                raw.rate_limits.key_calls_per_minute,
+            )?,
+        },
+        api_calls_per_minute: calls(
+            "rate_limits.api_calls_per_minute",
+            raw.rate_limits.api_calls_per_minute,
+        )?,
         shutdown_grace: millis("shutdown.grace_ms", raw.shutdown.grace_ms, 0, 86_400_000)?,
         lease_ms: ranged("ledger.lease_ms", raw.ledger.lease_ms, 1_000, 3_600_000)?,
         spool: spool_settings(&raw.spool)?,
@@ -340,6 +372,11 @@ fn check(raw: Raw, variable: &dyn Fn(&str) -> Option<String>) -> Result<Config, 
             .then(|| PathBuf::from(raw.prices.catalogue_file)),
         upstreams: upstreams::check(raw.upstreams)?,
     })
+}
+
+/// A number of calls per minute; 0 is any number.
+fn calls(key: &'static str, value: i64) -> Result<Option<NonZeroU32>, ConfigError> {
+    Ok(NonZeroU32::new(ranged(key, value, 0, 1_000_000)?))
 }
 
 fn envoy_settings(raw: &RawEnvoy) -> Result<EnvoySettings, ConfigError> {
@@ -361,6 +398,7 @@ fn envoy_settings(raw: &RawEnvoy) -> Result<EnvoySettings, ConfigError> {
         },
         access_log,
         max_connections: ranged("envoy.max_connections", raw.max_connections, 1, 10_000_000)?,
+        trusted_proxies: ranged("envoy.trusted_proxies", raw.trusted_proxies, 0, 16)?,
         ca_file: PathBuf::from(&raw.ca_file),
         control_plane: separate::address("envoy.control_plane", &raw.control_plane)?,
     })

@@ -47,6 +47,10 @@ pub struct Bootstrap<'a> {
     pub max_bodies_in_flight_bytes: usize,
     /// Client connections at most.
     pub max_connections: u32,
+    /// Proxies before Envoy whose `x-forwarded-for` is believed.
+    pub trusted_proxies: u32,
+    /// Whether the data plane is told who calls.
+    pub tells_client: bool,
     /// Where the access log goes.
     pub access_log: AccessLog,
     /// The file of [`AccessLog::File`].
@@ -72,6 +76,8 @@ impl<'a> Bootstrap<'a> {
             max_body_bytes: config.max_body_bytes,
             max_bodies_in_flight_bytes: config.max_bodies_in_flight_bytes,
             max_connections: config.envoy.max_connections,
+            trusted_proxies: config.envoy.trusted_proxies,
+            tells_client: config.rate_limits.ip_calls_per_minute.is_some(),
             access_log: config.envoy.access_log,
             access_log_file: paths.access_log(),
             admin_socket: paths.socket("envoy"),
@@ -107,6 +113,8 @@ impl Bootstrap<'_> {
             ("listen_address", json!(self.listen.ip().to_string())),
             ("listen_port", json!(self.listen.port())),
             ("max_body_bytes", json!(self.max_body_bytes)),
+            ("trusted_proxies", json!(self.trusted_proxies)),
+            ("request_attributes", if self.tells_client { json!(["source.address"]) } else { json!([]) }),
             ("access_log", self.access_log()),
             ("too_large_message", json!(too_large)),
             ("not_found_body", json!(not_found.to_string())),
@@ -253,6 +261,8 @@ mod tests {
             max_body_bytes: 32 << 20,
             max_bodies_in_flight_bytes: 512 << 20,
             max_connections: 100,
+            trusted_proxies: 1,
+            tells_client: true,
             access_log,
             access_log_file: dir.join("access.log"),
             admin_socket: dir.join("a\"d.sock"),

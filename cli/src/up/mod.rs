@@ -104,7 +104,7 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
 
 /// A control plane that serves nothing, for `migrate` and `doctor`.
 pub async fn open_control_plane(url: &SecretString) -> anyhow::Result<Arc<ControlPlane>> {
-    planes::control_plane(url, None, Parts::in_process()).await
+    planes::control_plane(url, None, None, Parts::in_process()).await
 }
 
 /// Both planes, serving on their sockets.
@@ -121,7 +121,13 @@ impl Running {
         let parts = Parts::of(config)?;
         let clock = Arc::clone(&parts.clock);
         let url = database_url(config, paths);
-        let control_plane = planes::control_plane(&url, config.catalogue_file.clone(), parts.clone()).await?;
+        let control_plane = planes::control_plane(
+            &url,
+            config.catalogue_file.clone(),
+            config.api_calls_per_minute,
+            parts.clone(),
+        )
+        .await?;
         control_plane.claim_node(&node_id(&paths.data_dir, parts.ids.as_ref())?).await?;
         let first_start = control_plane.bootstrap(config.bootstrap_key.clone()).await?;
         control_plane.load_catalogue().await?;

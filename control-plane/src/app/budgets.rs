@@ -3,6 +3,7 @@
 use nullspend_core::{
     id::{BudgetId, OrgId, UserId},
     ledger::{Balance, CounterKey, LimitChange, MAX_SCOPES, MAX_VELOCITY},
+    loops::MAX_LOOP_CALLS,
     money::{MAX_LIMIT, Nanos},
     policy::{BudgetRule, Enforcement, Entity, OutputPolicy, Role, Velocity},
     window::{Interval, TimeZone, Window, window_at},
@@ -57,6 +58,8 @@ pub struct BudgetRequest {
     pub clamp_output: Option<bool>,
     /// Whether streams hold their output in slices.
     pub incremental_hold: Option<bool>,
+    /// Calls of the same request by one key within a minute; 0: any number.
+    pub loop_max_calls: Option<i32>,
 }
 
 /// A budget with its present window.
@@ -102,6 +105,8 @@ struct Wanted {
     finalization_reserve: Option<Nanos>,
     clamp_output: Option<bool>,
     incremental_hold: Option<bool>,
+    /// 0: any number.
+    loop_max_calls: Option<u32>,
 }
 
 impl App {
@@ -116,7 +121,13 @@ impl App {
     ) -> Result<BudgetView, AppError> {
         caller.require(Role::Admin)?;
         let mut checks = Checks::default();
-        let entity = entity(&mut checks, caller, &request);
+        let entity = match request.entity_type {
+            Some(kind) => entity(&mut checks, caller, kind, &request.entity_id),
+            None => {
+                checks.field("entityType", "must be one of org, user, api_key, tag, customer");
+                None
+            }
+        };
         let wanted = wanted(&mut checks, &request);
         checks.finish()?;
         let (Some(entity), Some(wanted)) = (entity, wanted) else {
@@ -246,18 +257,26 @@ impl App {
         self.policy_changed(rule.revision).await;
     }
 
-    async fn require_entity(&self, org: OrgId, entity: &Entity) -> Result<(), AppError> {
+    /// Whether the organisation has such a user or key; `Err` says which of the two is missing.
+    pub(super) async fn find_entity(
+        &self,
+        org: OrgId,
+        entity: &Entity,
+    ) -> Result<Result<(), &'static str>, AppError> {
         let (what, exists) = match entity {
-            Entity::User(user) => ("user", self.store.member_role(org, *user).await?.is_some()),
+            Entity::User(user) => ("User", self.store.member_role(org, *user).await?.is_some()),
             Entity::ApiKey(key) => {
                 let found = self.store.key(org, *key).await?;
-                ("key", found.is_some_and(|key| key.revoked_at_ms.is_none()))
+                ("Key", found.is_some_and(|key| key.revoked_at_ms.is_none()))
             }
-            Entity::Org(_) | Entity::Tag(_) | Entity::Customer(_) => return Ok(()),
+            Entity::Org(_) | Entity::Tag(_) | Entity::Customer(_) => return Ok(Ok(())),
         };
-        if exists {
-            return Ok(());
-        }
+        Ok(if exists { Ok(()) } else { Err(what) })
+    }
+
+    async fn require_entity(&self, org: OrgId, entity: &Entity) -> Result<(), AppError> {
+        let Err(what) = self.find_entity(org, entity).await? else { return Ok(()) };
+        let what = what.to_lowercase();
         let message = format!("The organisation has no {what} {}", entity.shown_id());
         Err(AppError::new(Kind::NotFound, "budget_entity_not_found", message))
     }
@@ -290,12 +309,8 @@ fn binds(caller: &Caller, entity: &Entity) -> bool {
     }
 }
 
-fn entity(checks: &mut Checks, caller: &Caller, request: &BudgetRequest) -> Option<Entity> {
-    let id = request.entity_id.as_str();
-    let Some(kind) = request.entity_type else {
-        checks.field("entityType", "must be one of org, user, api_key, tag, customer");
-        return None;
-    };
+/// The entity of a request's `entityType` and `entityId`.
+pub(super) fn entity(checks: &mut Checks, caller: &Caller, kind: &str, id: &str) -> Option<Entity> {
     let (good, rule) = match kind {
         "org" if id.is_empty() => return Some(Entity::Org(caller.org)),
         "org" => (id.parse::<OrgId>() == Ok(caller.org), "must be the caller's own organisation, or empty"),
@@ -354,6 +369,7 @@ fn wanted(checks: &mut Checks, request: &BudgetRequest) -> Option<Wanted> {
         finalization_reserve: request.finalization_reserve_microdollars.map(Nanos::from_microdollars),
         clamp_output: request.clamp_output,
         incremental_hold: request.incremental_hold,
+        loop_max_calls: request.loop_max_calls.and_then(|calls| u32::try_from(calls).ok()),
     })
 }
 
@@ -368,6 +384,10 @@ fn check_beside(checks: &mut Checks, request: &BudgetRequest) {
         let sensible = value.is_none_or(|value| (0..=most).contains(&value));
         checks.require(sensible, field, format!("must be a whole number from 0 (none) to {most}"));
     }
+    let calls = request.loop_max_calls.map(u32::try_from);
+    let sensible = calls.is_none_or(|calls| calls.is_ok_and(|calls| calls <= MAX_LOOP_CALLS));
+    let rule = format!("must be a whole number from 0 (none) to {MAX_LOOP_CALLS}");
+    checks.require(sensible, "loopMaxCalls", rule);
     for (field, value) in [
         ("velocityWindowSeconds", request.velocity_window_s),
         ("velocityCooldownSeconds", request.velocity_cooldown_s),
@@ -402,6 +422,7 @@ impl Wanted {
                 session_limit: None,
                 velocity: None,
                 finalization_reserve: Nanos::ZERO,
+                loop_max_calls: None,
             },
             thresholds: DEFAULT_THRESHOLDS.to_vec(),
             velocity_window_s: DEFAULT_VELOCITY_S,
@@ -451,6 +472,8 @@ impl Wanted {
         });
         let session_limit = self.session_limit.or(record.rule.session_limit);
         record.rule.session_limit = session_limit.filter(|limit| *limit > Nanos::ZERO);
+        let loop_max_calls = self.loop_max_calls.or(record.rule.loop_max_calls);
+        record.rule.loop_max_calls = loop_max_calls.filter(|calls| *calls > 0);
         record.rule.finalization_reserve =
             self.finalization_reserve.unwrap_or(record.rule.finalization_reserve);
     }

@@ -27,6 +27,12 @@ impl Caller {
         self.key.as_ref().map(|key| key.key)
     }
 
+    /// Who acts, for records of what was done: the key's id, or the person's.
+    #[must_use]
+    pub fn by(&self) -> String {
+        self.key_id().map_or_else(|| self.user.to_string(), |key| key.to_string())
+    }
+
     /// Refuses a caller below `least`. An agent key is below every person's role.
     ///
     /// # Errors

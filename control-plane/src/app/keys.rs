@@ -176,7 +176,9 @@ impl App {
         self.changeable_key(caller, key).await?;
         let now_ms = self.clock.now_ms();
         match self.store.revoke_key(caller.org, key, now_ms).await? {
-            Revoked::At(revision) => self.policy_changed(revision).await,
+            Revoked::At(revision) => {
+                self.policy_changed(revision).await;
+            }
             Revoked::NotFound => return Err(AppError::not_found("Key")),
             Revoked::LastOwner => {
                 let message =

@@ -7,6 +7,7 @@ mod document;
 mod error;
 mod events;
 mod explain;
+mod freezes;
 mod keys;
 mod models;
 mod planes;
@@ -34,6 +35,7 @@ pub use error::{AppError, Issue, Kind, PathSegment};
 pub use events::{ADJUSTMENT, Recorded, Reported, ReportedParts};
 pub(crate) use explain::is_alias;
 pub use explain::{Explained, Explanation, Outcome, Said};
+pub use freezes::{Frozen, NewFreeze};
 pub use keys::{CreatedKey, KeyChange, NewKey, Page};
 pub use models::CheapModel;
 pub use planes::{ConnectedPlanes, Connection};
@@ -127,11 +129,14 @@ impl App {
     /// Wakes the policy streams and waits until every connected data plane enforces `revision`, so that a caller that
     /// was answered can rely on its change. A data plane that does not say so in time is not waited for: it gets the
     /// change as soon as it can.
-    async fn policy_changed(&self, revision: u64) {
+    /// False: one did not.
+    async fn policy_changed(&self, revision: u64) -> bool {
         self.policy_changed.send_modify(|known| *known = revision.max(*known));
-        if !self.data_planes.enforced(revision, PROPAGATION).await {
+        let enforced = self.data_planes.enforced(revision, PROPAGATION).await;
+        if !enforced {
             tracing::warn!(revision, "a data plane has not confirmed a policy change within {PROPAGATION:?}");
         }
+        enforced
     }
 
     /// Policy as the database has it now; only what changed since the last time is read.
@@ -168,6 +173,12 @@ fn laid_over(held: &Policy, delta: PolicyDelta) -> Policy {
     }
     for rule in delta.budgets {
         policy.put_budget(rule);
+    }
+    for freeze in delta.freezes {
+        policy.put_freeze(freeze);
+    }
+    for freeze in delta.lifted_freezes {
+        policy.lift_freeze(freeze);
     }
     for key in delta.revoked_keys {
         policy.remove_key(key);

@@ -203,7 +203,7 @@ impl App {
         checks.finish()?;
         let id = PriceId(self.ids.v4());
         let row = PriceRow { id, version: 1, org, from_ms, until_ms: new.until_ms, terms: new.terms };
-        let by = maker(caller);
+        let by = caller.by();
         let record = PriceRecord {
             row,
             reason: new.reason,
@@ -257,7 +257,7 @@ impl App {
 
     async fn change_end(&self, caller: &Caller, id: PriceId, until_ms: i64) -> Result<PriceRecord, AppError> {
         let now_ms = self.clock.now_ms();
-        self.change_prices(&maker(caller), move |rows, catalogue| {
+        self.change_prices(&caller.by(), move |rows, catalogue| {
             let mut record = rows
                 .iter()
                 .find(|known| known.row.id == id)
@@ -444,8 +444,4 @@ fn with(
 
 fn sentence(error: &RowError) -> String {
     format!("cannot be set: {error}")
-}
-
-fn maker(caller: &Caller) -> String {
-    caller.key_id().map_or_else(|| caller.user.to_string(), |key| key.to_string())
 }

@@ -74,7 +74,9 @@ where
             if let Some(caller) = passed.caller {
                 request.extensions_mut().insert(caller);
             }
-            inner.call(request).await
+            let mut response = inner.call(request).await?;
+            response.headers_mut().extend(passed.standing);
+            Ok(response)
         })
     }
 }

@@ -1,6 +1,7 @@
 //! Who calls, and whether they may: one check by gRPC path for gRPC and REST alike.
 
 mod layer;
+mod limit;
 
 use std::{fmt, sync::Arc};
 
@@ -10,7 +11,7 @@ use nullspend_core::policy::Role;
 use sha2::{Digest, Sha256};
 use tonic::{Code, Status};
 
-pub use self::layer::Guarded;
+pub use self::{layer::Guarded, limit::KeyLimit};
 use crate::{
     app::Caller,
     schema::{Access, Method, Schema},
@@ -40,6 +41,8 @@ pub trait Callers: Send + Sync {
 pub struct Passed {
     /// Who called; `None` for a public method.
     pub caller: Option<Caller>,
+    /// Headers that tell the caller how many more calls it may make.
+    pub standing: HeaderMap,
 }
 
 /// Checks callers against the methods' `access` options.
@@ -47,6 +50,7 @@ pub struct Passed {
 pub struct Gatekeeper {
     schema: Arc<Schema>,
     callers: Arc<dyn Callers>,
+    limit: Option<Arc<KeyLimit>>,
 }
 
 impl fmt::Debug for Gatekeeper {
@@ -59,7 +63,13 @@ impl Gatekeeper {
     /// A gatekeeper over the API's access rules.
     #[must_use]
     pub fn new(schema: Arc<Schema>, callers: Arc<dyn Callers>) -> Self {
-        Self { schema, callers }
+        Self { schema, callers, limit: None }
+    }
+
+    /// The same, counting the calls of each key.
+    #[must_use]
+    pub fn limiting(self, limit: Option<KeyLimit>) -> Self {
+        Self { limit: limit.map(Arc::new), ..self }
     }
 
     /// The method of a gRPC path, when it is one of the API's.
@@ -71,12 +81,18 @@ impl Gatekeeper {
     /// Lets a call pass or says why not.
     ///
     /// # Errors
-    /// `authentication_required`, `forbidden`, or `service_unavailable` when nobody can tell.
+    /// `authentication_required`, `rate_limit_exceeded`, `forbidden`, or `service_unavailable` when nobody can tell.
     pub async fn check(&self, method: &Method, headers: &HeaderMap) -> Result<Passed, Status> {
-        let Access::Least { role, agent } = method.access else { return Ok(Passed { caller: None }) };
+        let Access::Least { role, agent } = method.access else {
+            return Ok(Passed { caller: None, standing: HeaderMap::new() });
+        };
         let caller = self.caller(headers).await?;
+        let standing = match (&self.limit, caller.key_id()) {
+            (Some(limit), Some(key)) => limit.count(key)?,
+            _ => HeaderMap::new(),
+        };
         if may(caller.role, role, agent) {
-            return Ok(Passed { caller: Some(caller) });
+            return Ok(Passed { caller: Some(caller), standing });
         }
         let agents = if agent { ", or an agent key" } else { "" };
         let message = format!(

@@ -1,6 +1,10 @@
 //! `BudgetService`.
 
-use nullspend_core::{id::BudgetId, money::Nanos, policy::Entity};
+use nullspend_core::{
+    id::BudgetId,
+    money::Nanos,
+    policy::{BudgetRule, Entity},
+};
 use nullspend_proto::v1::{self, budget_service_server::BudgetService};
 use tonic::{Request, Response, Status, async_trait};
 
@@ -35,6 +39,7 @@ impl BudgetService for Services {
             finalization_reserve_microdollars: wanted.finalization_reserve_microdollars,
             clamp_output: wanted.clamp_output,
             incremental_hold: wanted.incremental_hold,
+            loop_max_calls: wanted.loop_max_calls,
         };
         let view = self.app.upsert_budget(&caller, request).await?;
         Ok(Response::new(v1::UpsertBudgetResponse { data: Some(budget(&view)) }))
@@ -136,6 +141,7 @@ fn budget(view: &BudgetView) -> v1::Budget {
         updated_at: Some(timestamp(record.updated_at_ms)),
         clamp_output: rule.output.clamp,
         incremental_hold: rule.output.incremental,
+        loop_max_calls: loop_max_calls(rule),
     }
 }
 
@@ -161,5 +167,10 @@ fn standing(view: &BudgetView) -> v1::BudgetStatus {
         velocity_cooldown_seconds: record.velocity_cooldown_s,
         session_limit_microdollars: rule.session_limit.map(Nanos::microdollars_half_up),
         finalization_reserve_microdollars: rule.finalization_reserve.microdollars_half_up(),
+        loop_max_calls: loop_max_calls(rule),
     }
+}
+
+fn loop_max_calls(rule: &BudgetRule) -> Option<i32> {
+    rule.loop_max_calls.and_then(|calls| i32::try_from(calls).ok())
 }

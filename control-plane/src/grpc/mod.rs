@@ -6,6 +6,7 @@ mod convert;
 mod cost_detail;
 mod cost_events;
 mod explain;
+mod freezes;
 mod keys;
 mod prices;
 mod status;
@@ -15,8 +16,9 @@ use std::sync::Arc;
 use nullspend_proto::v1::{
     auth_service_server::AuthServiceServer, budget_service_server::BudgetServiceServer,
     cost_event_service_server::CostEventServiceServer, explain_service_server::ExplainServiceServer,
-    health_service_server::HealthServiceServer, key_service_server::KeyServiceServer,
-    policy_service_server::PolicyServiceServer, price_service_server::PriceServiceServer,
+    freeze_service_server::FreezeServiceServer, health_service_server::HealthServiceServer,
+    key_service_server::KeyServiceServer, policy_service_server::PolicyServiceServer,
+    price_service_server::PriceServiceServer,
 };
 use tonic::service::Routes;
 
@@ -34,6 +36,7 @@ pub fn routes(app: &Arc<App>) -> Routes {
     let services = Services { app: Arc::clone(app) };
     Routes::new(KeyServiceServer::new(services.clone()))
         .add_service(BudgetServiceServer::new(services.clone()))
+        .add_service(FreezeServiceServer::new(services.clone()))
         .add_service(CostEventServiceServer::new(services.clone()))
         .add_service(ExplainServiceServer::new(services.clone()))
         .add_service(AuthServiceServer::new(services.clone()))

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use nullspend_core::{
     attempt::{BudgetCharge, CostParts, Tokens},
-    id::{ActionId, AttemptId, BudgetId, KeyId, OrgId, UserId},
+    freeze::Freeze,
+    id::{ActionId, AttemptId, BudgetId, FreezeId, KeyId, OrgId, UserId},
     money::Nanos,
     policy::{BudgetRule, Enforcement, Entity, KeyIdentity, OrgRule, Role},
     price::PriceRow,
@@ -293,6 +294,10 @@ pub struct PolicyDelta {
     pub revoked_keys: Vec<KeyId>,
     /// Budgets deleted.
     pub deleted_budgets: Vec<BudgetId>,
+    /// Freezes, new.
+    pub freezes: Vec<Freeze>,
+    /// Freezes lifted.
+    pub lifted_freezes: Vec<FreezeId>,
 }
 
 /// Where policy stands.

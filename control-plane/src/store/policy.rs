@@ -81,6 +81,7 @@ impl Store {
         self.read_orgs(after, &mut delta).await?;
         self.read_keys(after, &mut delta).await?;
         self.read_budgets(after, &mut delta).await?;
+        self.read_freezes(after, &mut delta).await?;
         delta.prices = self.prices_since(after).await?.into_iter().map(|record| record.row).collect();
         delta.catalogue = self.catalogue_since(after).await?;
         Ok(delta)

@@ -284,3 +284,24 @@ async fn a_budget_shows_the_thresholds_of_its_period() {
     world.app.ingest(&world.agent, vec![report("r3", 50)], false).await.unwrap();
     assert_eq!(only(&world).await.crossed, [50]);
 }
+
+#[tokio::test]
+async fn a_limit_of_repeats_is_kept_switched_off_and_checked() {
+    let world = World::new().await;
+    let with = |loop_max_calls| BudgetRequest { loop_max_calls, ..org_budget(5) };
+    for (asked, stands) in [
+        (None, None),
+        (Some(50), Some(50)),
+        (None, Some(50)),
+        (Some(10_000), Some(10_000)),
+        (Some(0), None),
+        (None, None),
+    ] {
+        let rule = world.app.upsert_budget(&world.owner, with(asked)).await.unwrap().record.rule;
+        assert_eq!(rule.loop_max_calls, stands, "{asked:?}");
+    }
+    for bad in [-1, 10_001] {
+        let error = world.app.upsert_budget(&world.owner, with(Some(bad))).await.unwrap_err();
+        assert_eq!(fields(&error), ["loopMaxCalls"], "{bad}");
+    }
+}

@@ -3,6 +3,7 @@
 
 mod budgets;
 mod events;
+mod freezes;
 mod keys;
 mod price_rows;
 mod prices;

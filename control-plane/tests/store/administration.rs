@@ -136,6 +136,7 @@ fn budget_record(founded: &Founded, customer: &str, limit: i64) -> (BudgetPlace,
         session_limit: Some(Nanos(3)),
         velocity: Some(Velocity { limit: Nanos(5), window_ms: 60_000, cooldown_ms: 61_000 }),
         finalization_reserve: Nanos(7),
+        loop_max_calls: Some(7),
     };
     let record = BudgetRecord {
         rule,

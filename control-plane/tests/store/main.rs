@@ -5,6 +5,7 @@ mod administration;
 mod calls;
 mod events;
 mod explain;
+mod freezes;
 mod ingest;
 mod prices;
 mod rebuilds;
@@ -47,6 +48,8 @@ suite! {
     administration::a_database_has_one_node,
     calls::idempotent_calls_run_once,
     calls::stale_calls_give_way,
+    freezes::a_freeze_is_policy_until_it_is_lifted,
+    freezes::a_thing_is_frozen_once_and_there_is_an_end_to_them,
     ingest::records_are_written_once,
     ingest::the_truth_replaces_a_lapse_whatever_the_order,
     ingest::a_higher_revision_wins,

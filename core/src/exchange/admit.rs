@@ -88,6 +88,8 @@ pub struct Reserving {
     pub(super) rules: Vec<Arc<BudgetRule>>,
     pub(super) scopes: Vec<Scope>,
     retries: u8,
+    /// The request's fingerprint, where a budget wants to know whether it is repeated.
+    pub(super) fingerprint: Option<u64>,
 }
 
 /// The ledger may disagree once about limits and once about the window.
@@ -122,6 +124,9 @@ impl AwaitingBody {
         view.regional_host = call.upstream.is_regional_openai();
         view.assume_priority = call.upstream.assume_priority;
         let model = view.model.clone();
+        if let Some(refusal) = call.frozen(&policy, &view) {
+            return call.deny(&refusal, &model, now);
+        }
         if call.key.allowed_models.is_some() {
             call.steps.note(Step::ModelMandate);
         }
@@ -173,7 +178,20 @@ impl AwaitingBody {
             paid: None,
             body_at: now,
         };
-        admitted.match_budgets(&policy, now.ms)
+        let mut admission = admitted.match_budgets(&policy, now.ms);
+        if let Admission::Reserve(reserving) = &mut admission {
+            reserving.take_fingerprint(&settings.fingerprints, body);
+        }
+        admission
+    }
+}
+
+impl Opening {
+    /// The refusal of a call that was frozen while it was decided. What it holds must be released then.
+    #[must_use]
+    pub fn frozen(&self, policy: &Policy, now: Moment) -> Option<Box<Answered>> {
+        let Admitted { call, view, .. } = &self.admitted;
+        Some(call.denied(&call.frozen(policy, view)?, &view.model, now))
     }
 }
 
@@ -184,12 +202,16 @@ impl Call {
 
     /// A refusal by policy: it leaves a denial record.
     fn deny(&self, refusal: &Refusal, model: &str, now: Moment) -> Admission {
-        let answer = refusal.answer(Some(self.api));
-        let denial = self.denial(&answer, model, Nanos::ZERO, now.ms);
-        Admission::Answer(self.answered(answer, Some(denial)))
+        Admission::Answer(self.denied(refusal, model, now))
     }
 
-    fn answered(&self, mut answer: Answer, denial: Option<Denial>) -> Box<Answered> {
+    fn denied(&self, refusal: &Refusal, model: &str, now: Moment) -> Box<Answered> {
+        let answer = refusal.answer(Some(self.api));
+        let denial = self.denial(&answer, model, Nanos::ZERO, now.ms);
+        self.answered(answer, Some(denial))
+    }
+
+    pub(super) fn answered(&self, mut answer: Answer, denial: Option<Denial>) -> Box<Answered> {
         answer.headers.extend(self.common_headers());
         Box::new(Answered { answer, api: Some(self.api), denial })
     }
@@ -216,7 +238,13 @@ impl Admitted {
         }
         self.slice(&rules);
         let scopes = rules.iter().map(|rule| scope_for(rule, now_ms)).collect();
-        Admission::Reserve(Box::new(Reserving { admitted: self, rules, scopes, retries: 0 }))
+        Admission::Reserve(Box::new(Reserving {
+            admitted: self,
+            rules,
+            scopes,
+            retries: 0,
+            fingerprint: None,
+        }))
     }
 
     fn open(

@@ -1,10 +1,13 @@
 //! Answers the data plane gives itself: errors and denials in the contract's shape (§2.7, §2.8), with the provider's
 //! own error fields beside ours so that its SDK raises its usual class.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value, json};
 
 use crate::{
     attempt::Api,
+    freeze::Freeze,
     price::{add_price_call, how_to_add},
 };
 
@@ -61,6 +64,11 @@ pub enum Refusal {
         /// What is allowed.
         allowed: Vec<String>,
     },
+    /// 403 `frozen`: an administrator has stopped such calls.
+    Frozen {
+        /// What stopped it.
+        freeze: Arc<Freeze>,
+    },
     /// 404 `not_found`.
     NotFound,
     /// 413 `payload_too_large`.
@@ -74,6 +82,13 @@ pub enum Refusal {
     MediaType {
         /// What to change.
         message: &'static str,
+    },
+    /// 429 `rate_limited`: too many calls of one client address or key.
+    RateLimited {
+        /// What made them: `client address` or `key`.
+        who: &'static str,
+        /// When to come back.
+        retry_after_s: u64,
     },
     /// 503 `service_unavailable`: no policy yet, or the spool cannot be written.
     Unavailable {
@@ -136,6 +151,7 @@ impl Refusal {
                 format!("this key's {mandate} do not include {requested:?}"),
                 json!({ "mandate": mandate, "requested": truncated(requested, 200), "allowed": allowed }),
             ),
+            Self::Frozen { freeze } => frozen(freeze),
             Self::NotFound => (
                 404,
                 "not_found",
@@ -155,6 +171,15 @@ impl Refusal {
                 Value::Null,
             ),
             Self::MediaType { message } => (415, "unsupported_media_type", (*message).into(), Value::Null),
+            Self::RateLimited { who, retry_after_s } => (
+                429,
+                "rate_limited",
+                format!(
+                    "this {who} has made all the calls that this installation allows it for now; come back in {retry_after_s} s, \
+                     or have its rate limit raised"
+                ),
+                Value::Null,
+            ),
             Self::Unavailable { message } => (503, "service_unavailable", message.clone(), Value::Null),
             Self::Overloaded => {
                 (503, "overloaded", "too many request bodies are in flight; try again".into(), Value::Null)
@@ -189,14 +214,41 @@ impl Refusal {
         };
         let mut headers = Vec::new();
         match status {
+            // Waiting is all it takes, and provider SDKs wait for as long as they are told.
+            _ if matches!(self, Self::RateLimited { .. }) => {}
             500.. => headers.push(("retry-after", "1".to_owned())),
             // Both provider SDKs would repeat some of these; nothing changes until the caller does.
             _ => headers.push(("x-should-retry", "false".to_owned())),
         }
-        let recovery = matches!(self, Self::Mandate { .. }).then(|| recovery(false, true, None));
+        if let Self::RateLimited { retry_after_s, .. } = self {
+            headers.push(("retry-after", retry_after_s.to_string()));
+        }
+        if matches!(self, Self::Frozen { .. }) {
+            headers.push(("x-nullspend-denied", "1".to_owned()));
+        }
+        let recovery =
+            matches!(self, Self::Mandate { .. } | Self::Frozen { .. }).then(|| recovery(false, true, None));
         let error = ErrorBody { status, code, message, details: details.clone(), param, recovery };
         Answer { status, headers, body: error.render(api), code, details }
     }
+}
+
+/// Says what is frozen and who can help. No 429: provider SDKs would send the call again.
+fn frozen(freeze: &Freeze) -> (u16, &'static str, String, Value) {
+    let (kind, id) = (freeze.target.kind(), freeze.target.shown_id());
+    let why = if freeze.reason.is_empty() { String::new() } else { format!(" ({})", freeze.reason) };
+    let message = format!(
+        "calls of {kind} {id} are frozen{why}; stop, and ask an administrator of your organisation to lift the freeze {}",
+        freeze.freeze
+    );
+    let details = json!({ "entity_type": kind, "entity_id": id, "freeze_id": freeze.freeze.to_string(),
+        "reason": freeze.reason, "since": iso(freeze.since_ms) });
+    (403, "frozen", message, details)
+}
+
+/// ISO-8601 in UTC with milliseconds, as times are written everywhere on the wire; `null` beyond the years that exist.
+fn iso(unix_ms: i64) -> Value {
+    jiff::Timestamp::from_millisecond(unix_ms).map_or(Value::Null, |at| json!(format!("{at:.3}")))
 }
 
 /// What helps after a denial.
@@ -229,7 +281,7 @@ impl ErrorBody {
         }
         let body = match api {
             Some(Api::OpenAiChat | Api::OpenAiResponses) => {
-                error.insert("type".into(), json!(openai_type(self.status)));
+                error.insert("type".into(), json!(openai_type(self.status, self.code)));
                 error.insert("param".into(), json!(self.param));
                 json!({ "error": error })
             }
@@ -243,8 +295,10 @@ impl ErrorBody {
     }
 }
 
-fn openai_type(status: u16) -> &'static str {
+fn openai_type(status: u16, code: &str) -> &'static str {
     match status {
+        // OpenAI's own word for too many of them.
+        429 if code == "rate_limited" => "requests",
         401 => "authentication_error",
         403 => "permission_error",
         429 => "insufficient_quota",
@@ -282,6 +336,41 @@ mod tests {
             let answer = refusal.answer(Some(Api::OpenAiChat));
             assert!(answer.headers.iter().all(|(name, _)| *name != "x-nullspend-denied"), "{refusal:?}");
         }
+    }
+
+    #[test]
+    fn a_freeze_says_what_why_since_when_and_that_repeating_is_in_vain() {
+        let freeze = Arc::new(Freeze {
+            freeze: crate::id::FreezeId(uuid::Uuid::from_u128(5)),
+            org: crate::id::OrgId(uuid::Uuid::from_u128(1)),
+            target: crate::freeze::Target::Model("gpt-4o".into()),
+            reason: "runaway agent".into(),
+            since_ms: 1_795_000_000_007,
+        });
+        let refusal = Refusal::Frozen { freeze };
+        let answer = refusal.answer(Some(Api::OpenAiChat));
+        assert_eq!((answer.status, answer.code), (403, "frozen"));
+        for header in [("x-nullspend-denied", "1"), ("x-should-retry", "false")] {
+            assert!(answer.headers.contains(&(header.0, header.1.to_owned())), "{header:?}");
+        }
+        let body: Value = serde_json::from_slice(&answer.body).unwrap();
+        let details = json!({"entity_type": "model", "entity_id": "gpt-4o", "reason": "runaway agent",
+            "freeze_id": "ns_frz_00000000-0000-0000-0000-000000000005", "since": "2026-11-18T11:06:40.007Z"});
+        assert_eq!(body["error"]["details"], details);
+        let recovery = json!({"retryable": false, "owner_action_required": true, "retry_after_seconds": null,
+            "docs": null});
+        assert_eq!(
+            (&body["error"]["recovery"], &body["error"]["type"]),
+            (&recovery, &json!("permission_error"))
+        );
+        let message = body["error"]["message"].as_str().unwrap();
+        assert!(message.contains("model gpt-4o are frozen (runaway agent)"), "{message}");
+        let anthropic: Value =
+            serde_json::from_slice(&refusal.answer(Some(Api::AnthropicMessages)).body).unwrap();
+        assert_eq!(
+            (&anthropic["type"], &anthropic["error"]["type"]),
+            (&json!("error"), &json!("permission_error"))
+        );
     }
 
     #[test]

@@ -14,6 +14,7 @@ use crate::{
     id::AttemptId,
     money::Nanos,
     policy::{Policy, Role},
+    request::RequestView,
     trail::{Step, Steps},
 };
 
@@ -38,6 +39,13 @@ pub struct AwaitingBody {
 }
 
 impl AwaitingBody {
+    /// Goes on under a newer policy: a body may take its time, and what was frozen meanwhile must not pass.
+    #[must_use]
+    pub fn under(mut self, policy: Arc<Policy>) -> Self {
+        self.policy = policy;
+        self
+    }
+
     /// Notes how long the headers took, once they are answered.
     pub fn headers_took(&mut self, now: Moment) {
         self.call.head_us = now.us_since(self.call.started);
@@ -88,7 +96,7 @@ pub fn begin(
     }
 }
 
-fn answered(refusal: &Refusal, api: Option<Api>, trace_id: String) -> Box<Answered> {
+pub(super) fn answered(refusal: &Refusal, api: Option<Api>, trace_id: String) -> Box<Answered> {
     let mut answer = refusal.answer(api);
     answer.headers.push(("x-nullspend-trace-id", trace_id));
     Box::new(Answered { answer, api, denial: None })
@@ -160,6 +168,10 @@ fn accept(
         head_us: 0,
         steps,
     };
+    if let Some(refusal) = call.frozen_caller(policy) {
+        let denial = call.denial(&refusal.answer(Some(api)), "", Nanos::ZERO, now.ms);
+        return Err(Box::new(Refused { refusal, denial: Some(denial) }));
+    }
     if let Some(allowed) = &key.allowed_providers
         && !allowed.contains(&call.upstream.provider)
     {
@@ -222,6 +234,25 @@ fn private_headers(headers: &Headers) -> Vec<String> {
 }
 
 impl Call {
+    /// The refusal of a caller that is frozen, whatever it asks for.
+    pub(super) fn frozen_caller(&self, policy: &Policy) -> Option<Refusal> {
+        let attribution = &self.attribution;
+        let found =
+            policy.freezes().of_caller(&self.key, &attribution.tags, attribution.customer.as_deref())?;
+        Some(Refusal::Frozen { freeze: Arc::clone(found) })
+    }
+
+    /// The refusal of a call that is frozen, for its caller or for a model that it asks for.
+    pub(super) fn frozen(&self, policy: &Policy, view: &RequestView) -> Option<Refusal> {
+        let (freezes, provider) = (policy.freezes(), self.upstream.provider.as_str());
+        let of_model = |model: &str| freezes.of_model(self.key.org, provider, model, policy.prices());
+        self.frozen_caller(policy).or_else(|| {
+            let advisors = view.advisors.iter().map(|advisor| advisor.model.as_str());
+            let found = std::iter::once(view.model.as_str()).chain(advisors).find_map(of_model)?;
+            Some(Refusal::Frozen { freeze: Arc::clone(found) })
+        })
+    }
+
     /// The record of this call's refusal.
     pub(super) fn denial(
         &self,

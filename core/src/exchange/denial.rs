@@ -199,6 +199,7 @@ mod tests {
             session_limit: None,
             velocity: None,
             finalization_reserve: Nanos::ZERO,
+            loop_max_calls: None,
         }
     }
 

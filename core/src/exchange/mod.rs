@@ -20,6 +20,8 @@ mod forwarded;
 pub mod head;
 mod increments;
 mod last_words;
+mod limits;
+mod looping;
 mod tighten;
 mod trail;
 pub mod upstream;
@@ -32,12 +34,14 @@ pub use close::End;
 pub use cost_comment::cost_comment;
 pub use forwarded::{Forward, Forwarded, Origin, ResponseHead};
 pub use increments::{Cut, Owed};
+pub use limits::limit_client;
 pub use tighten::Tightening;
 
 use crate::{
     attempt::{Api, Denial},
     exchange::{answer::Answer, head::Attribution, upstream::Upstream},
     id::{ActionId, AttemptId},
+    loops::Fingerprints,
     policy::KeyIdentity,
     trail::Steps,
 };
@@ -51,6 +55,8 @@ pub struct Settings {
     pub lease_ms: i64,
     /// Largest request body.
     pub max_body_bytes: usize,
+    /// By what repeated requests are known.
+    pub fingerprints: Fingerprints,
 }
 
 /// The two clocks, read together by the host.

@@ -152,7 +152,10 @@ impl Prices {
     }
 
     /// From the top.
-    fn layers(&self, org: Option<OrgId>) -> impl DoubleEndedIterator<Item = (Layer, &Catalogue)> + Clone {
+    pub(super) fn layers(
+        &self,
+        org: Option<OrgId>,
+    ) -> impl DoubleEndedIterator<Item = (Layer, &Catalogue)> + Clone {
         let own = org.and_then(|org| self.0.orgs.get(&org));
         let layers = [
             own.map(|own| (Layer::Organisation, own)),

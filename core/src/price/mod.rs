@@ -11,6 +11,7 @@ mod file;
 mod how;
 mod layers;
 mod model;
+mod names;
 mod priced;
 mod resolve;
 mod row;

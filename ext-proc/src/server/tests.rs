@@ -1,5 +1,6 @@
 //! The service as Envoy meets it: messages in, messages out, and what the spool and the ledger hold meanwhile.
 
+mod frozen;
 mod increments;
 mod told;
 mod trail;
@@ -24,6 +25,7 @@ use nullspend_core::{
     },
     id::{BudgetId, KeyId, OrgId, RandomIds, UserId},
     ledger::{CounterKey, Ledger},
+    loops::Fingerprints,
     money::Nanos,
 };
 use nullspend_ledger::MemoryLedger;
@@ -41,7 +43,8 @@ use uuid::Uuid;
 
 use super::ExtProcService;
 use crate::{
-    Config, DataPlane, Deps, lease::LeaseConfig, report::ReportConfig, spool::SpoolConfig, testing::FakePlane,
+    Config, DataPlane, Deps, RateLimits, lease::LeaseConfig, report::ReportConfig, spool::SpoolConfig,
+    testing::FakePlane,
 };
 
 const KEY: &str = "ns_live_sk_00000000000000000000000000000001";
@@ -77,12 +80,14 @@ impl World {
                 upstreams: Upstreams(vec![upstream]),
                 lease_ms: 30_000,
                 max_body_bytes: 1 << 20,
+                fingerprints: Fingerprints::default(),
             },
             spool_dir: dir.path().join("spool"),
             spool: SpoolConfig::default(),
             report: ReportConfig::default(),
             lease: LeaseConfig::default(),
             max_bodies_in_flight_bytes: 1 << 20,
+            rate_limits: RateLimits::default(),
             policy_max_age: None,
         };
         let deps = Deps {

@@ -136,6 +136,12 @@ impl PolicyWatch {
         matches!(tokio::time::timeout(timeout, met).await, Ok(Ok(_)))
     }
 
+    /// How many wait for another policy; the task that saves it does always.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.published.receiver_count().saturating_sub(1)
+    }
+
     /// Follows the control plane until `shutdown`, through any number of lost connections, and saves what it learns.
     pub async fn run(self: Arc<Self>, channel: ControlPlane, shutdown: CancellationToken) {
         let follow = shutdown.run_until_cancelled(self.follow(channel));

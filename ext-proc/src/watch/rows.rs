@@ -6,13 +6,15 @@ use std::{
 };
 
 use nullspend_core::{
-    id::{BudgetId, KeyId, OrgId, PriceId},
+    freeze::{Freeze, Target},
+    id::{BudgetId, FreezeId, KeyId, OrgId, PriceId},
     ledger::is_velocity,
+    loops::MAX_LOOP_CALLS,
     money::{MAX_EVENT, MAX_LIMIT, Nanos},
     policy::{self, Enforcement, Entity, KeyIdentity, OrgRule, OutputPolicy, Policy, Role},
     window::Interval,
 };
-use nullspend_proto::internal::{self as wire, BudgetRule, KeyPolicy, OrgPolicy, WatchResponse};
+use nullspend_proto::internal::{self as wire, BudgetRule, FreezeRule, KeyPolicy, OrgPolicy, WatchResponse};
 
 use super::prices::{self, Prices};
 
@@ -32,6 +34,7 @@ enum Row {
     Org(String),
     Key(String),
     Budget(String),
+    Freeze(String),
     Price(String),
 }
 
@@ -44,6 +47,7 @@ pub(super) struct Rows {
     orgs: BTreeMap<String, OrgPolicy>,
     keys: BTreeMap<String, KeyPolicy>,
     budgets: BTreeMap<String, BudgetRule>,
+    freezes: BTreeMap<String, FreezeRule>,
     prices: Prices,
     /// Rows that make no sense to this version, with the organisation that must not run without them.
     bad: HashMap<Row, Option<OrgId>>,
@@ -75,6 +79,9 @@ impl Rows {
         for id in message.deleted_budget_ids {
             self.remove_budget(&id);
         }
+        for id in message.lifted_freeze_ids {
+            self.lift_freeze(&id);
+        }
         for row in message.orgs {
             self.put_org(row);
         }
@@ -83,6 +90,9 @@ impl Rows {
         }
         for row in message.budgets {
             self.put_budget(row);
+        }
+        for row in message.freezes {
+            self.put_freeze(row);
         }
         if snapshot || !message.prices.is_empty() || message.catalogue.is_some() {
             self.apply_prices(message.prices, message.catalogue);
@@ -101,6 +111,7 @@ impl Rows {
             orgs: self.orgs.values().cloned().collect(),
             keys: self.keys.values().cloned().collect(),
             budgets: self.budgets.values().cloned().collect(),
+            freezes: self.freezes.values().cloned().collect(),
             prices: self.prices.rows.values().cloned().collect(),
             catalogue: self.prices.catalogue.clone(),
             ..WatchResponse::default()
@@ -183,6 +194,24 @@ impl Rows {
         self.budgets.insert(id, row);
     }
 
+    /// A freeze that cannot be understood stops its whole organisation: what it was to stop is not known.
+    fn put_freeze(&mut self, row: FreezeRule) {
+        let id = bare::<FreezeId>(&row.freeze_id, FreezeId::bare);
+        match freeze(&row) {
+            Ok(rule) => {
+                self.policy.put_freeze(rule);
+                self.bad.remove(&Row::Freeze(id.clone()));
+            }
+            Err(reason) => {
+                let before = self.freezes.get(&id).and_then(|old| old.org_id.parse().ok());
+                let org = row.org_id.parse().ok().or(before);
+                self.lift_freeze(&id);
+                self.refuse(Row::Freeze(id.clone()), org, reason);
+            }
+        }
+        self.freezes.insert(id, row);
+    }
+
     fn remove_key(&mut self, id: &str) {
         if let Ok(key) = id.parse::<KeyId>() {
             self.policy.remove_key(key);
@@ -199,6 +228,15 @@ impl Rows {
         let id = bare::<BudgetId>(id, BudgetId::bare);
         self.budgets.remove(&id);
         self.bad.remove(&Row::Budget(id));
+    }
+
+    fn lift_freeze(&mut self, id: &str) {
+        if let Ok(freeze) = id.parse::<FreezeId>() {
+            self.policy.lift_freeze(freeze);
+        }
+        let id = bare::<FreezeId>(id, FreezeId::bare);
+        self.freezes.remove(&id);
+        self.bad.remove(&Row::Freeze(id));
     }
 
     fn refuse(&mut self, row: Row, org: Option<OrgId>, reason: &'static str) {
@@ -252,6 +290,9 @@ fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
     if !row.velocity.as_ref().map(velocity).is_none_or(|velocity| is_velocity(&velocity)) {
         return Err("velocity is out of range");
     }
+    if row.loop_max_calls.is_some_and(|calls| !(1..=MAX_LOOP_CALLS).contains(&calls)) {
+        return Err("loop_max_calls is out of range");
+    }
     Ok(policy::BudgetRule {
         budget: row.budget_id.parse().map_err(|_| "budget_id is no UUID")?,
         org: row.org_id.parse().map_err(|_| "org_id is no UUID")?,
@@ -267,6 +308,17 @@ fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
         session_limit: row.session_limit_nanos.map(Nanos),
         velocity: row.velocity.as_ref().map(velocity),
         finalization_reserve: Nanos(row.finalization_reserve_nanos),
+        loop_max_calls: row.loop_max_calls,
+    })
+}
+
+fn freeze(row: &FreezeRule) -> Result<Freeze, &'static str> {
+    Ok(Freeze {
+        freeze: row.freeze_id.parse().map_err(|_| "freeze_id is no UUID")?,
+        org: row.org_id.parse().map_err(|_| "org_id is no UUID")?,
+        target: Target::parse(&row.entity_type, &row.entity_id).ok_or("entity is unknown")?,
+        reason: row.reason.clone(),
+        since_ms: row.since_ms,
     })
 }
 

@@ -5,7 +5,7 @@ use nullspend_core::{
     id::{BudgetId, Ids as _, KeyId, OrgId, RandomIds, UserId},
     money::Nanos,
 };
-use nullspend_proto::internal::{BudgetRule, KeyPolicy, OrgPolicy};
+use nullspend_proto::internal::{BudgetRule, FreezeRule, KeyPolicy, OrgPolicy};
 use tempfile::TempDir;
 use tonic::Status;
 
@@ -130,7 +130,8 @@ fn a_budget_nobody_understands_stops_its_organisation_until_it_is_understood_or_
     let org = id();
     let good = budget(&org);
     type Break = fn(&mut BudgetRule);
-    let breaks: [(&str, Break); 6] = [
+    let breaks: [(&str, Break); 7] = [
+        ("loop_max_calls", |row| row.loop_max_calls = Some(0)),
         ("policy", |row| row.policy = "nudge".to_owned()),
         ("interval", |row| row.interval = "hourly".to_owned()),
         ("time zone", |row| row.time_zone = "Mars/Base".to_owned()),
@@ -161,6 +162,66 @@ fn a_budget_nobody_understands_stops_its_organisation_until_it_is_understood_or_
     rows.apply(WatchResponse { budgets: vec![bad], ..snapshot(1) });
     rows.apply(WatchResponse { deleted_budget_ids: vec![good.budget_id], ..delta(2) });
     assert!(rows.policy.is_enforceable(org_id(&org)));
+}
+
+fn freeze(org: &str, kind: &str, entity: &str) -> FreezeRule {
+    FreezeRule {
+        freeze_id: id(),
+        org_id: org.to_owned(),
+        entity_type: kind.to_owned(),
+        entity_id: entity.to_owned(),
+        reason: "stop".to_owned(),
+        since_ms: 5,
+    }
+}
+
+#[test]
+fn a_freeze_is_put_saved_and_lifted() {
+    let org = id();
+    let mut rows = Rows::default();
+    let stops = |rows: &Rows| {
+        let prices = rows.policy.prices();
+        rows.policy.freezes().of_model(org_id(&org), "openai", "gpt-4o-2024-08-06", prices).is_some()
+    };
+    let row = freeze(&org, "model", "gpt-4o");
+    rows.apply(WatchResponse { keys: vec![key(&org)], ..snapshot(1) });
+    rows.apply(WatchResponse { freezes: vec![row.clone()], ..delta(2) });
+    assert!(stops(&rows));
+    let mut again = Rows::default();
+    again.apply(rows.snapshot());
+    assert!(stops(&again), "a snapshot has it");
+    rows.apply(WatchResponse { lifted_freeze_ids: vec![row.freeze_id.clone()], ..delta(3) });
+    assert!(!stops(&rows) && rows.snapshot().freezes.is_empty());
+    again.apply(snapshot(4));
+    assert!(!stops(&again), "a snapshot without it replaces");
+}
+
+#[test]
+fn a_freeze_nobody_understands_stops_its_organisation_until_it_is_lifted() {
+    let org = id();
+    let good = freeze(&org, "customer", "acme");
+    type Break = fn(&mut FreezeRule);
+    let breaks: [(&str, Break); 3] = [
+        ("entity", |row| row.entity_type = "galaxy".to_owned()),
+        ("id", |row| row.freeze_id = "?".to_owned()),
+        ("tag", |row| (row.entity_type, row.entity_id) = ("tag".to_owned(), "no pair".to_owned())),
+    ];
+    for (what, damage) in breaks {
+        let mut rows = Rows::default();
+        let mut bad = good.clone();
+        damage(&mut bad);
+        rows.apply(WatchResponse { freezes: vec![bad.clone()], ..snapshot(1) });
+        assert!(!rows.policy.is_enforceable(org_id(&org)), "{what}");
+        assert!(rows.policy.is_enforceable(OrgId(RandomIds.v4())), "others go on, {what}");
+        let mut again = Rows::default();
+        again.apply(rows.snapshot());
+        assert!(
+            !again.policy.is_enforceable(org_id(&org)),
+            "what was not understood is not forgotten, {what}"
+        );
+        rows.apply(WatchResponse { lifted_freeze_ids: vec![bad.freeze_id], ..delta(2) });
+        assert!(rows.policy.is_enforceable(org_id(&org)), "{what}");
+    }
 }
 
 #[test]

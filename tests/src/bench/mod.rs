@@ -2,6 +2,7 @@
 //! product share one machine.
 
 mod arms;
+pub mod freeze;
 mod table;
 
 use std::{error::Error, time::Duration};
