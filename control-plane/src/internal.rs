@@ -298,5 +298,6 @@ fn budget(rule: &BudgetRule) -> wire::BudgetRule {
         clamp_output: rule.output.clamp,
         incremental_hold: rule.output.incremental,
         loop_max_calls: rule.loop_max_calls,
+        outage_credit_nanos: rule.outage_credit.0,
     }
 }

@@ -148,6 +148,7 @@ fn policy(budgets: u128) -> Policy {
             session_limit: None,
             velocity: None,
             finalization_reserve: Nanos::ZERO,
+            outage_credit: Nanos::ZERO,
         });
     }
     policy

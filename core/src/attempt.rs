@@ -188,6 +188,8 @@ pub struct AttemptStub {
     pub stream: bool,
     /// The model has no price.
     pub unpriced: bool,
+    /// Nothing is held for it: the ledger did not answer, and its budgets allow it credit.
+    pub on_credit: bool,
     /// The price row, e.g. `openai/gpt-4o`.
     pub price_id: Option<String>,
     /// Version of the catalogue that priced it.

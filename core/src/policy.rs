@@ -226,6 +226,8 @@ pub struct BudgetRule {
     pub finalization_reserve: Nanos,
     /// The same request by one key within a minute, at most so often, whatever the enforcement.
     pub loop_max_calls: Option<u32>,
+    /// What each data plane may spend while the ledger does not answer; zero: nothing.
+    pub outage_credit: Nanos,
 }
 
 impl BudgetRule {

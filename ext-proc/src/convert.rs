@@ -35,6 +35,7 @@ pub fn stub(stub: &AttemptStub) -> wire::AttemptStub {
         budget_status: stub.budget_status.as_str().to_owned(),
         stream: stub.stream,
         unpriced: stub.unpriced,
+        on_credit: stub.on_credit,
         price_id: stub.price_id.clone(),
         price_version: stub.price_version.clone(),
         trail: None,

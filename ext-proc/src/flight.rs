@@ -61,7 +61,8 @@ impl Flight {
         if stub.unpriced {
             plane.metrics.unpriced.call(&stub.provider, &stub.model, Fate::Held, stub.started_at_ms);
         }
-        let held = !opening.stub.charges.is_empty();
+        // On credit there is nothing to renew; what a late reserve may hold all the same is settled with the rest.
+        let held = !opening.stub.charges.is_empty() && !opening.stub.on_credit;
         let lease = held.then(|| plane.leases.keep(opening.stub.org, opening.stub.attempt));
         let (forward, forwarded) = opening.opened(body, plane.now());
         plane.metrics.added_latency(forwarded.overhead_us());

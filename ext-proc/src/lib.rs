@@ -7,6 +7,7 @@ mod admin;
 mod backoff;
 mod bodies;
 pub mod convert;
+mod credit;
 mod deciding;
 mod flight;
 mod give_up;

@@ -96,6 +96,8 @@ pub struct Metrics {
     pub ledger_failures: Counter,
     /// Reserves that were taken back because their answer did not come.
     pub reserves_given_up: Counter,
+    /// Calls that passed on their budgets' credit, since the ledger did not answer.
+    pub calls_on_credit: Counter,
     /// Rows of the control plane's policy that were refused.
     pub policy_rows_refused: Counter,
 }
@@ -130,6 +132,7 @@ impl Metrics {
             streams_cut: Counter::default(),
             ledger_failures: Counter::default(),
             reserves_given_up: Counter::default(),
+            calls_on_credit: Counter::default(),
             policy_rows_refused: Counter::default(),
         };
         metrics.register_counters();
@@ -172,6 +175,11 @@ impl Metrics {
                 "reserves_given_up",
                 "Reserves taken back because their answer did not come",
                 &self.reserves_given_up,
+            ),
+            (
+                "calls_on_credit",
+                "Calls passed on credit while the ledger did not answer",
+                &self.calls_on_credit,
             ),
             ("policy_rows_refused", "Policy rows that could not be understood", &self.policy_rows_refused),
         ] {

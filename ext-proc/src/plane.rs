@@ -29,6 +29,7 @@ use crate::{
     admin,
     bodies::Bodies,
     convert,
+    credit::Credit,
     deciding::Deciding,
     guards::{Guards, RateLimits},
     health::Readiness,
@@ -38,6 +39,7 @@ use crate::{
     metrics::{Metrics, Observed},
     report::{self, Denials, ReportConfig, Reporter},
     server::ExtProcService,
+    settle::Settlement,
     spool::{Replay, Spool, SpoolConfig, SpoolError},
     unpriced::Fate,
     watch::PolicyWatch,
@@ -132,6 +134,7 @@ pub struct DataPlane {
     /// Turns at counting texts.
     pub(crate) counting: Semaphore,
     pub(crate) deciding: Deciding,
+    pub(crate) credit: Credit,
     pub(crate) control_plane: ControlPlane,
     denials: Denials,
     pub(crate) guards: Guards,
@@ -149,6 +152,14 @@ impl fmt::Debug for DataPlane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DataPlane").field("in_flight", &self.in_flight()).finish_non_exhaustive()
     }
+}
+
+/// What came of a reserve.
+pub(crate) enum Asked {
+    /// The ledger's answer.
+    Ledger(Result<ReserveOutcome, LedgerUnavailable>),
+    /// It did not answer, and the call's cost was taken out of its budgets' credit.
+    OnCredit,
 }
 
 /// What came of an extension.
@@ -210,6 +221,7 @@ impl DataPlane {
             bodies: Bodies::new(config.max_bodies_in_flight_bytes),
             counting: Semaphore::new(COUNTS_AT_ONCE),
             deciding: Deciding::default(),
+            credit: Credit::of(&replay),
             control_plane: deps.control_plane.clone(),
             denials: Denials::new(DENIALS_PER_MINUTE),
             guards: Guards::new(config.rate_limits),
@@ -340,11 +352,8 @@ impl DataPlane {
         self.policy()
     }
 
-    /// Takes the bound out of the budgets, in bounded time.
-    pub(crate) async fn reserve(
-        self: &Arc<Self>,
-        reserving: &Reserving,
-    ) -> Result<ReserveOutcome, LedgerUnavailable> {
+    /// Takes the bound out of the budgets, in bounded time; out of their credit when the ledger does not answer.
+    pub(crate) async fn reserve(self: &Arc<Self>, reserving: &Reserving) -> Asked {
         let reserve = reserving.reserve(self.settings.lease_ms, convert::stub_bytes);
         let waited = tokio::time::timeout(LEDGER_WAIT, self.ledger.reserve(&reserve)).await;
         let outcome = waited.unwrap_or_else(|_| {
@@ -352,11 +361,18 @@ impl DataPlane {
         });
         if let Err(unavailable) = &outcome {
             self.metrics.ledger_failures.inc();
+            let (whole, credits) = reserving.credit();
+            // Books that are being made again take a second or two, and must not be spent past meanwhile.
+            let away = unavailable.silence != Silence::Lost;
+            if away && self.credit.take(reserve.hold, whole, &credits) {
+                self.metrics.calls_on_credit.inc();
+                return Asked::OnCredit;
+            }
             if unavailable.silence == Silence::Unanswered {
-                self.give_up(reserve);
+                self.give_up(Settlement::given_up(&reserve), reserve.stub);
             }
         }
-        outcome
+        Asked::Ledger(outcome)
     }
 
     /// Takes more out of the budgets for a call under way, in bounded time.
@@ -397,15 +413,14 @@ impl DataPlane {
         tokio::time::timeout(LEDGER_WAIT, asked).await.ok().and_then(Result::ok).unwrap_or_default()
     }
 
-    /// Gives a hold back whose request was not forwarded.
-    pub(crate) async fn release(&self, opening: &Opening) {
+    /// Gives a hold back whose request was not forwarded. Waits for the ledger briefly; then that goes on alone.
+    pub(crate) async fn release(self: &Arc<Self>, opening: &Opening) {
         if opening.stub.charges.is_empty() {
             return;
         }
-        // A ledger that is away lets the hold lapse and its sweeper writes the event: marked, not lost.
-        if let Err(cause) = self.ledger.settle(opening.stub.org, opening.stub.attempt, Nanos::ZERO).await {
-            tracing::warn!(%cause, attempt = %opening.stub.attempt, "a hold could not be released and will lapse");
-        }
+        let given_up =
+            self.give_up(Settlement::of(&opening.stub, Nanos::ZERO), convert::stub_bytes(&opening.stub));
+        let _ = tokio::time::timeout(LEDGER_WAIT, given_up).await;
     }
 
     /// Counts an answer of our own and keeps its denial.

@@ -21,7 +21,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     DataPlane,
     flight::{Flight, Piece},
-    health, wire,
+    health,
+    plane::Asked,
+    wire,
 };
 
 /// Bodies above this are parsed off the async threads: a 32 MiB body takes tens of milliseconds.
@@ -188,7 +190,10 @@ impl Session {
                 Admission::Open(opening) => return Ok((opening, body)),
                 Admission::Reserve(reserving) => reserving,
             };
-            let outcome = self.plane.reserve(&reserving).await;
+            let outcome = match self.plane.reserve(&reserving).await {
+                Asked::Ledger(outcome) => outcome,
+                Asked::OnCredit => return Ok((reserving.on_credit(), body)),
+            };
             let mut verdict = reserving.reserved(outcome, self.plane.now());
             if let Verdict::Tighten(tightening) = verdict {
                 (verdict, body) = self.tighten(tightening, body).await?;

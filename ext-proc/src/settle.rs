@@ -5,11 +5,11 @@ use std::time::Duration;
 use nullspend_core::{
     attempt::{AttemptStub, BudgetCharge},
     id::{AttemptId, OrgId},
-    ledger::{Charge, ChargeOutcome, CounterKey, LedgerUnavailable, SettleOutcome},
+    ledger::{Charge, ChargeOutcome, CounterKey, LedgerUnavailable, Reserve, SettleOutcome},
     money::Nanos,
 };
 use nullspend_proto::internal as wire;
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use crate::DataPlane;
 
@@ -47,6 +47,18 @@ impl Settlement {
         }
     }
 
+    /// Of a reserve whose call was refused.
+    pub(crate) fn given_up(reserve: &Reserve) -> Self {
+        let session = reserve.session.as_deref();
+        Self {
+            org: reserve.org,
+            hold: reserve.hold,
+            cost: Nanos::ZERO,
+            charges: reserve.scopes.iter().map(|scope| BudgetCharge::to_scope(scope, session)).collect(),
+            session: session.map(str::to_owned),
+        }
+    }
+
     /// Of a record that an earlier run wrote; `None` when it names no attempt.
     pub(crate) fn read(closed: &wire::Closed) -> Option<Self> {
         let stub = closed.stub.as_ref()?;
@@ -73,11 +85,17 @@ impl Settlement {
         if self.charges.is_empty() {
             return Settled::Done;
         }
+        let mut told = false;
         loop {
             match self.attempt(plane).await {
-                Ok(settled) => return settled,
+                Ok(settled) => {
+                    plane.credit.give_back(self.hold);
+                    return settled;
+                }
+                Err(cause) if told => debug!(%cause, attempt = %self.hold, "settling will be tried again"),
                 Err(cause) => warn!(%cause, attempt = %self.hold, "settling will be tried again"),
             }
+            told = true;
             tokio::time::sleep(RETRY).await;
         }
     }

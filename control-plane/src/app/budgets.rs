@@ -60,6 +60,8 @@ pub struct BudgetRequest {
     pub incremental_hold: Option<bool>,
     /// Calls of the same request by one key within a minute; 0: any number.
     pub loop_max_calls: Option<i32>,
+    /// Whole micro-dollars of each data plane while the ledger does not answer; 0: none.
+    pub outage_credit_microdollars: Option<i64>,
 }
 
 /// A budget with its present window.
@@ -107,6 +109,7 @@ struct Wanted {
     incremental_hold: Option<bool>,
     /// 0: any number.
     loop_max_calls: Option<u32>,
+    outage_credit: Option<Nanos>,
 }
 
 impl App {
@@ -370,6 +373,7 @@ fn wanted(checks: &mut Checks, request: &BudgetRequest) -> Option<Wanted> {
         clamp_output: request.clamp_output,
         incremental_hold: request.incremental_hold,
         loop_max_calls: request.loop_max_calls.and_then(|calls| u32::try_from(calls).ok()),
+        outage_credit: request.outage_credit_microdollars.map(Nanos::from_microdollars),
     })
 }
 
@@ -379,6 +383,7 @@ fn check_beside(checks: &mut Checks, request: &BudgetRequest) {
         ("velocityLimitMicrodollars", request.velocity_limit_microdollars, MAX_VELOCITY),
         ("sessionLimitMicrodollars", request.session_limit_microdollars, MAX_LIMIT),
         ("finalizationReserveMicrodollars", request.finalization_reserve_microdollars, MAX_LIMIT),
+        ("outageCreditMicrodollars", request.outage_credit_microdollars, MAX_LIMIT),
     ] {
         let most = most.0 / 1000;
         let sensible = value.is_none_or(|value| (0..=most).contains(&value));
@@ -423,6 +428,7 @@ impl Wanted {
                 velocity: None,
                 finalization_reserve: Nanos::ZERO,
                 loop_max_calls: None,
+                outage_credit: Nanos::ZERO,
             },
             thresholds: DEFAULT_THRESHOLDS.to_vec(),
             velocity_window_s: DEFAULT_VELOCITY_S,
@@ -474,6 +480,7 @@ impl Wanted {
         record.rule.session_limit = session_limit.filter(|limit| *limit > Nanos::ZERO);
         let loop_max_calls = self.loop_max_calls.or(record.rule.loop_max_calls);
         record.rule.loop_max_calls = loop_max_calls.filter(|calls| *calls > 0);
+        record.rule.outage_credit = self.outage_credit.unwrap_or(record.rule.outage_credit);
         record.rule.finalization_reserve =
             self.finalization_reserve.unwrap_or(record.rule.finalization_reserve);
     }

@@ -203,6 +203,12 @@ impl App {
         if !self.ledger.begin_rebuild(org).await? {
             return Ok(false);
         }
+        if let Some(rebuild) = rebuild
+            && !self.store.list_rebuilds().await?.contains(rebuild)
+        {
+            // Another control plane has done it meanwhile, and this loss is a later one: what was delivered is too old.
+            return Ok(false);
+        }
         let ids: Vec<AttemptId> = under_way.iter().map(|call| call.attempt).collect();
         let books = self.store.books(org, self.recent(), &ids).await?;
         self.ledger.apply_limits(org, &books.limits).await?;

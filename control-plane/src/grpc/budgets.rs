@@ -40,6 +40,7 @@ impl BudgetService for Services {
             clamp_output: wanted.clamp_output,
             incremental_hold: wanted.incremental_hold,
             loop_max_calls: wanted.loop_max_calls,
+            outage_credit_microdollars: wanted.outage_credit_microdollars,
         };
         let view = self.app.upsert_budget(&caller, request).await?;
         Ok(Response::new(v1::UpsertBudgetResponse { data: Some(budget(&view)) }))
@@ -142,6 +143,7 @@ fn budget(view: &BudgetView) -> v1::Budget {
         clamp_output: rule.output.clamp,
         incremental_hold: rule.output.incremental,
         loop_max_calls: loop_max_calls(rule),
+        outage_credit_microdollars: rule.outage_credit.microdollars_half_up(),
     }
 }
 

@@ -20,7 +20,8 @@ macro_rules! budget_columns {
         "id, org_id, entity_type, entity_id, name, limit_nanos, policy, reset_interval, time_zone, thresholds, \
          velocity_limit_nanos, velocity_window_s, velocity_cooldown_s, session_limit_nanos, \
          finalization_reserve_nanos, generation, generation_started_at_ms, created_at_ms, updated_at_ms, \
-         deleted_at_ms, revision, clamp_output, incremental_hold, loop_max_calls"
+         deleted_at_ms, revision, clamp_output, incremental_hold, loop_max_calls, \
+         outage_credit_nanos"
     };
 }
 pub(super) use budget_columns;
@@ -51,6 +52,7 @@ pub(super) struct BudgetRow {
     clamp_output: bool,
     incremental_hold: bool,
     loop_max_calls: Option<i64>,
+    outage_credit_nanos: i64,
 }
 
 impl BudgetRow {
@@ -81,6 +83,7 @@ impl BudgetRow {
                 .loop_max_calls
                 .map(|calls| read.number("loop_max_calls", calls))
                 .transpose()?,
+            outage_credit: Nanos(self.outage_credit_nanos),
         };
         Ok(BudgetRecord {
             rule,
@@ -259,7 +262,7 @@ impl Tx {
         const SQL: &str = concat!(
             "INSERT INTO budgets (",
             budget_columns!(),
-            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, NULL, $20, $21, $22, $23) \
+            ") VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, NULL, $20, $21, $22, $23, $24) \
              ON CONFLICT (id) DO UPDATE SET limit_nanos = excluded.limit_nanos, policy = excluded.policy, \
              reset_interval = excluded.reset_interval, time_zone = excluded.time_zone, \
              thresholds = excluded.thresholds, velocity_limit_nanos = excluded.velocity_limit_nanos, \
@@ -268,7 +271,8 @@ impl Tx {
              finalization_reserve_nanos = excluded.finalization_reserve_nanos, generation = excluded.generation, \
              generation_started_at_ms = excluded.generation_started_at_ms, updated_at_ms = excluded.updated_at_ms, \
              revision = excluded.revision, clamp_output = excluded.clamp_output, \
-             incremental_hold = excluded.incremental_hold, loop_max_calls = excluded.loop_max_calls"
+             incremental_hold = excluded.incremental_hold, loop_max_calls = excluded.loop_max_calls, \
+             outage_credit_nanos = excluded.outage_credit_nanos"
         );
         let rule = &budget.rule;
         on_tx!(self, |c, Db| {
@@ -296,6 +300,7 @@ impl Tx {
                 .bind(rule.output.clamp)
                 .bind(rule.output.incremental)
                 .bind(rule.loop_max_calls.map(i64::from))
+                .bind(rule.outage_credit.0)
                 .execute(&mut *c)
                 .await
                 .during("write a budget")?;

@@ -137,6 +137,7 @@ fn budget_record(founded: &Founded, customer: &str, limit: i64) -> (BudgetPlace,
         velocity: Some(Velocity { limit: Nanos(5), window_ms: 60_000, cooldown_ms: 61_000 }),
         finalization_reserve: Nanos(7),
         loop_max_calls: Some(7),
+        outage_credit: Nanos(11),
     };
     let record = BudgetRecord {
         rule,

@@ -15,6 +15,7 @@ use super::{
 use crate::{
     attempt::{AttemptStub, BudgetCharge, BudgetStatus, Denial},
     bound::{Bound, bound},
+    id::BudgetId,
     ledger::{Balance, LedgerUnavailable, MAX_SCOPES, Reserve, ReserveOutcome, Scope, Why, scope_for},
     money::{MAX_EVENT, Nanos},
     policy::{BudgetRule, Policy},
@@ -284,6 +285,7 @@ impl Admitted {
             budget_status,
             stream: self.view.stream,
             unpriced: self.price.is_none(),
+            on_credit: false,
             price_id: self.price.as_ref().map(|price| price.id().to_owned()),
             price_version: self.price.as_ref().map(|price| price.version().to_owned()),
         }
@@ -361,6 +363,25 @@ impl Reserving {
             // A further disagreement, or a hold of this id that we did not make: not ours to decide, so fail closed.
             Ok(_) | Err(_) => self.unavailable(),
         }
+    }
+
+    /// The credit of every matched budget while the ledger does not answer, and what the call may cost in all.
+    #[must_use]
+    pub fn credit(&self) -> (Nanos, Vec<(BudgetId, Nanos)>) {
+        let admitted = &self.admitted;
+        // Nothing can be added to a hold that is not there, so all of it is taken at once.
+        let whole = admitted.paid.and(admitted.bound.as_ref()).map_or(admitted.hold, |bound| bound.cost);
+        (whole, self.rules.iter().map(|rule| (rule.budget, rule.outage_credit)).collect())
+    }
+
+    /// Goes on without the ledger, once the call's cost was taken out of that credit.
+    #[must_use]
+    pub fn on_credit(mut self: Box<Self>) -> Box<Opening> {
+        (self.admitted.hold, self.admitted.paid) = (self.credit().0, None);
+        self.admitted.call.attribution.warnings.push(Warning::OnCredit);
+        let mut opening = self.admitted.open(&self.scopes, BudgetStatus::Approved, Vec::new(), None);
+        opening.stub.on_credit = true;
+        Box::new(opening)
     }
 
     /// Matches budgets anew, for the retry that a stale policy or a wrong window allows.

@@ -200,6 +200,7 @@ mod tests {
             velocity: None,
             finalization_reserve: Nanos::ZERO,
             loop_max_calls: None,
+            outage_credit: Nanos::ZERO,
         }
     }
 

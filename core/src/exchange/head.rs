@@ -177,6 +177,8 @@ pub enum Warning {
     InvalidTags,
     /// A `soft_block` budget is exceeded.
     BudgetExceeded,
+    /// The ledger does not answer; the call is on its budgets' credit.
+    OnCredit,
 }
 
 impl Warning {
@@ -187,6 +189,7 @@ impl Warning {
             Self::InvalidCustomer => "invalid_customer",
             Self::InvalidTags => "invalid_tags",
             Self::BudgetExceeded => "budget_exceeded",
+            Self::OnCredit => "on_credit",
         }
     }
 }

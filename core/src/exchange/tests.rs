@@ -88,6 +88,7 @@ fn budget(enforcement: Enforcement) -> BudgetRule {
         velocity: None,
         finalization_reserve: Nanos::ZERO,
         loop_max_calls: None,
+        outage_credit: Nanos::ZERO,
     }
 }
 

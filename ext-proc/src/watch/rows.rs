@@ -287,6 +287,9 @@ fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
     if !row.session_limit_nanos.is_none_or(within) || !within(row.finalization_reserve_nanos) {
         return Err("session_limit_nanos or finalization_reserve_nanos is out of range");
     }
+    if !within(row.outage_credit_nanos) {
+        return Err("outage_credit_nanos is out of range");
+    }
     if !row.velocity.as_ref().map(velocity).is_none_or(|velocity| is_velocity(&velocity)) {
         return Err("velocity is out of range");
     }
@@ -309,6 +312,7 @@ fn budget(row: &BudgetRule) -> Result<policy::BudgetRule, &'static str> {
         velocity: row.velocity.as_ref().map(velocity),
         finalization_reserve: Nanos(row.finalization_reserve_nanos),
         loop_max_calls: row.loop_max_calls,
+        outage_credit: Nanos(row.outage_credit_nanos),
     })
 }
 

@@ -1,0 +1,144 @@
+//! What this data plane may spend of each budget while the ledger does not answer (`outageCreditMicrodollars`).
+//!
+//! A call on credit takes its whole bound out of the credit of every budget it matches, or is refused. The credit comes back when the
+//! ledger has been told the cost, so that what is outstanding is never more than the credit, however long the outage is. It is
+//! as durable as the spool: a restart counts what it finds there unsettled.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use nullspend_core::{
+    id::{AttemptId, BudgetId},
+    money::Nanos,
+};
+
+use crate::spool::Replay;
+
+/// Credit that is taken, by attempt and by budget.
+#[derive(Debug, Default)]
+pub(crate) struct Credit(Mutex<Taken>);
+
+#[derive(Debug, Default)]
+struct Taken {
+    attempts: HashMap<AttemptId, (Nanos, Vec<BudgetId>)>,
+    budgets: HashMap<BudgetId, Nanos>,
+}
+
+impl Credit {
+    /// What the last run's calls have taken, whose cost the ledger has not been told.
+    pub(crate) fn of(replay: &Replay) -> Self {
+        let credit = Self::default();
+        let ends = replay.unsettled.iter().filter_map(|closed| closed.stub.as_ref());
+        for stub in replay.unclosed.iter().chain(ends).filter(|stub| stub.on_credit) {
+            let budgets = stub.charges.iter().filter_map(|charge| charge.budget_id.parse().ok());
+            if let Ok(attempt) = stub.attempt_id.parse() {
+                credit.taken().note(attempt, Nanos(stub.held_nanos), budgets.collect());
+            }
+        }
+        credit
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes an amount out of the credit of every budget, or out of none: false then. A budget without credit has none to
+    /// take.
+    pub(crate) fn take(&self, attempt: AttemptId, amount: Nanos, credits: &[(BudgetId, Nanos)]) -> bool {
+        let mut taken = self.taken();
+        let fits = |(budget, credit): &(BudgetId, Nanos)| {
+            let used = taken.budgets.get(budget).copied().unwrap_or(Nanos::ZERO);
+            *credit > Nanos::ZERO && used + amount <= *credit
+        };
+        if !credits.iter().all(fits) {
+            return false;
+        }
+        taken.note(attempt, amount, credits.iter().map(|(budget, _)| *budget).collect());
+        true
+    }
+
+    /// The ledger has been told the attempt's cost.
+    pub(crate) fn give_back(&self, attempt: AttemptId) {
+        let mut taken = self.taken();
+        let Some((amount, budgets)) = taken.attempts.remove(&attempt) else { return };
+        for budget in budgets {
+            let left = taken.budgets.get(&budget).copied().unwrap_or(Nanos::ZERO) - amount;
+            if left > Nanos::ZERO {
+                taken.budgets.insert(budget, left);
+            } else {
+                taken.budgets.remove(&budget);
+            }
+        }
+    }
+
+    /// All that is outstanding, each call once.
+    #[cfg(test)]
+    pub(crate) fn outstanding(&self) -> Nanos {
+        self.taken().attempts.values().fold(Nanos::ZERO, |sum, (amount, _)| sum + *amount)
+    }
+}
+
+impl Taken {
+    fn note(&mut self, attempt: AttemptId, amount: Nanos, budgets: Vec<BudgetId>) {
+        for budget in &budgets {
+            let used = self.budgets.entry(*budget).or_insert(Nanos::ZERO);
+            *used = *used + amount;
+        }
+        self.attempts.insert(attempt, (amount, budgets));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nullspend_proto::internal::{AttemptStub, BudgetCharge, Closed};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const fn budget(n: u128) -> BudgetId {
+        BudgetId(Uuid::from_u128(n))
+    }
+
+    const fn attempt(n: u128) -> AttemptId {
+        AttemptId(Uuid::from_u128(n))
+    }
+
+    #[test]
+    fn what_is_outstanding_never_passes_the_credit_of_any_budget() {
+        let (credit, both) = (Credit::default(), [(budget(1), Nanos(100)), (budget(2), Nanos(50))]);
+        assert!(credit.take(attempt(1), Nanos(30), &both));
+        assert!(credit.take(attempt(2), Nanos(20), &both));
+        assert!(!credit.take(attempt(3), Nanos(1), &both), "the second budget has no more");
+        assert!(credit.take(attempt(3), Nanos(50), &both[..1]));
+        assert!(!credit.take(attempt(4), Nanos(1), &both[..1]));
+        assert_eq!(credit.outstanding(), Nanos(100));
+        credit.give_back(attempt(1));
+        credit.give_back(attempt(1));
+        assert!(credit.take(attempt(5), Nanos(30), &both));
+        assert_eq!(credit.outstanding(), Nanos(100));
+    }
+
+    #[test]
+    fn a_budget_without_credit_has_none_and_a_restart_counts_what_it_finds() {
+        let charge = BudgetCharge { budget_id: budget(1).bare(), ..BudgetCharge::default() };
+        let stub = |n, on_credit| AttemptStub {
+            attempt_id: attempt(n).bare(),
+            held_nanos: 30,
+            charges: vec![charge.clone()],
+            on_credit,
+            ..AttemptStub::default()
+        };
+        let replay = Replay {
+            unclosed: vec![stub(2, true), stub(9, false)],
+            unsettled: vec![Closed { stub: Some(stub(3, true)), ..Closed::default() }],
+            ..Replay::default()
+        };
+        let credit = Credit::of(&replay);
+        assert!(!credit.take(attempt(1), Nanos(0), &[(budget(2), Nanos::ZERO)]));
+        assert!(!credit.take(attempt(4), Nanos(41), &[(budget(1), Nanos(100))]));
+        credit.give_back(attempt(2));
+        assert!(credit.take(attempt(4), Nanos(41), &[(budget(1), Nanos(100))]));
+    }
+}
