@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use nullspend_core::{
     attempt::{BudgetCharge, Ending, Measurement},
+    id::AttemptId,
     ledger::Reserve,
     money::Nanos,
 };
@@ -19,27 +20,31 @@ impl DataPlane {
     /// Takes a reserve back whose call was refused for want of an answer, for as long as that takes: what is held is
     /// released, and what still arrives holds nothing. A death before that lets the hold lapse.
     pub(crate) fn give_up(self: &Arc<Self>, reserve: Reserve) {
-        let (plane, entered) = (Arc::clone(self), self.enter());
         self.metrics.reserves_given_up.inc();
+        let session = reserve.session.as_deref();
+        let settlement = Settlement {
+            org: reserve.org,
+            hold: reserve.hold,
+            cost: Nanos::ZERO,
+            charges: reserve.scopes.iter().map(|scope| BudgetCharge::to_scope(scope, session)).collect(),
+            session: session.map(str::to_owned),
+        };
+        self.take_back(settlement, AttemptStub::decode(reserve.stub).unwrap_or_default());
+    }
+
+    /// Gives back in the background what a call holds, or held, that did not leave.
+    pub(crate) fn take_back(self: &Arc<Self>, settlement: Settlement, stub: AttemptStub) {
+        let (plane, entered) = (Arc::clone(self), self.enter());
         tokio::spawn(async move {
-            let session = reserve.session.as_deref();
-            let settlement = Settlement {
-                org: reserve.org,
-                hold: reserve.hold,
-                cost: Nanos::ZERO,
-                charges: reserve.scopes.iter().map(|scope| BudgetCharge::to_scope(scope, session)).collect(),
-                session: session.map(str::to_owned),
-            };
             if settlement.run(&plane).await == Settled::AfterLapse {
-                plane.correct_lapse(&reserve);
+                plane.correct_lapse(settlement.hold, stub);
             }
             drop(entered);
         });
     }
 
     /// The sweeper wrote an event of a call that never left.
-    fn correct_lapse(&self, reserve: &Reserve) {
-        let stub = AttemptStub::decode(reserve.stub.clone()).unwrap_or_default();
+    fn correct_lapse(&self, hold: AttemptId, stub: AttemptStub) {
         let closed = Closed {
             revision: 2,
             ended_at_ms: self.clock.now_ms().max(stub.started_at_ms),
@@ -49,12 +54,10 @@ impl DataPlane {
             stub: Some(stub),
             ..Closed::default()
         };
-        for record in
-            [SpoolRecord { kind: Some(Kind::Closed(closed)) }, crate::convert::settled(reserve.hold)]
-        {
+        for record in [SpoolRecord { kind: Some(Kind::Closed(closed)) }, crate::convert::settled(hold)] {
             if let Err(cause) = self.spool.append(&record) {
                 self.metrics.spool_refusals.inc();
-                tracing::error!(%cause, attempt = %reserve.hold, "a lapsed hold of a refused call cannot be corrected");
+                tracing::error!(%cause, attempt = %hold, "a lapsed hold of a refused call cannot be corrected");
             }
         }
     }

@@ -38,6 +38,7 @@ use crate::{
     metrics::{Metrics, Observed},
     report::{self, Denials, ReportConfig, Reporter},
     server::ExtProcService,
+    settle::Settlement,
     spool::{Replay, Spool, SpoolConfig, SpoolError},
     unpriced::Fate,
     watch::PolicyWatch,
@@ -398,14 +399,9 @@ impl DataPlane {
     }
 
     /// Gives a hold back whose request was not forwarded.
-    pub(crate) async fn release(&self, opening: &Opening) {
-        if opening.stub.charges.is_empty() {
-            return;
-        }
-        // A ledger that is away lets the hold lapse and its sweeper writes the event: marked, not lost.
-        if let Err(cause) = self.ledger.settle(opening.stub.org, opening.stub.attempt, Nanos::ZERO).await {
-            tracing::warn!(%cause, attempt = %opening.stub.attempt, "a hold could not be released and will lapse");
-        }
+    pub(crate) fn release(self: &Arc<Self>, opening: &Opening) {
+        let stub = convert::stub(&opening.stub);
+        self.take_back(Settlement::of(&opening.stub, Nanos::ZERO), stub);
     }
 
     /// Counts an answer of our own and keeps its denial.
