@@ -216,7 +216,9 @@ impl State {
     pub fn restore_done(&mut self, now_ms: i64, ids: &[AttemptId]) {
         self.tick(now_ms);
         for id in ids {
-            self.done.insert(*id, self.now_ms);
+            if !self.knows(id) {
+                self.done.insert(*id, self.now_ms);
+            }
         }
     }
 
