@@ -183,7 +183,7 @@ impl Serving {
         match plane.look_at_ledger().await {
             Ok(true) => {}
             Ok(false) => {
-                tracing::warn!("some books of the ledger wait for data planes; their calls are refused")
+                tracing::warn!("some books of the ledger wait for data planes; their calls are refused");
             }
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "the ledger cannot be seen yet");

@@ -14,6 +14,7 @@ use nullspend_core::{
     },
     id::{AttemptId, BudgetId, KeyId, OrgId, UserId},
     ledger::{Balance, ReserveOutcome},
+    loops::Fingerprints,
     money::Nanos,
     policy::{BudgetRule, Enforcement, Entity, KeyIdentity, OutputPolicy, Policy, Role},
     price::{Catalogue, Lookup},
@@ -148,6 +149,7 @@ fn policy(budgets: u128) -> Policy {
             session_limit: None,
             velocity: None,
             finalization_reserve: Nanos::ZERO,
+            loop_max_calls: None,
             outage_credit: Nanos::ZERO,
         });
     }
@@ -187,8 +189,12 @@ fn calls(c: &mut Criterion) {
     let mut group = c.benchmark_group("call");
     let upstream = Upstream::parse("openai", "https://api.openai.com", Dialect::OpenAi, "openai", true);
     let Ok(upstream) = upstream else { return };
-    let settings =
-        Settings { upstreams: Upstreams(vec![upstream]), lease_ms: 30_000, max_body_bytes: 1 << 20 };
+    let settings = Settings {
+        upstreams: Upstreams(vec![upstream]),
+        lease_ms: 30_000,
+        max_body_bytes: 1 << 20,
+        fingerprints: Fingerprints::default(),
+    };
     let headers = [
         (":method", "POST"),
         (":path", "/v1/chat/completions"),

@@ -82,6 +82,7 @@ pub fn closed(of: &AttemptStub, closing: &Closing, revision: u32) -> SpoolRecord
         overhead_us: closing.overhead_us,
         system_tags: closing.system_tags.clone(),
         cost_detail_json: detail(&closing.detail),
+        swept: false,
     }))
 }
 

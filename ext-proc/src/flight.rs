@@ -53,8 +53,7 @@ impl Flight {
                 error!(%cause, "the spool cannot be written; the request is refused");
             }
             let answered = opening.not_opened();
-            let plane = Arc::clone(plane);
-            tokio::spawn(async move { plane.release(&opening).await });
+            plane.release(&opening);
             return Err(answered);
         }
         let stub = &opening.stub;
@@ -158,6 +157,8 @@ struct Refused {
 /// Holds more for a stream: in the ledger, then in the spool, and only then may the bytes pass that it pays for.
 async fn pay(plane: &DataPlane, forwarded: &mut Forwarded, owed: Owed) -> Result<Vec<u8>, Refused> {
     if owed.add > Nanos::ZERO {
+        // What the ledger grants here is in the spool before a rebuild is told what is under way.
+        let _deciding = plane.deciding.enter();
         let (grown, trail) = forwarded.grown(owed);
         let (why, budget) = match plane.extend(&grown, owed.add).await {
             Extension::Held => match plane.spool.append_durably(&convert::opened(&grown, &trail)).await {

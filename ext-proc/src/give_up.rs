@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use nullspend_core::{
     attempt::{Ending, Measurement},
     id::AttemptId,
+    ledger::Reserve,
 };
 use nullspend_proto::internal::{AttemptStub, Closed, SpoolRecord, spool_record::Kind};
 use prost::Message as _;
-use tokio::task::JoinHandle;
 
 use crate::{
     DataPlane,
@@ -17,22 +16,27 @@ use crate::{
 };
 
 impl DataPlane {
-    /// Takes a reserve back whose call was not forwarded, for want of an answer or otherwise, for as long as that takes: what is held is
+    /// Takes a reserve back whose call was refused for want of an answer, for as long as that takes: what is held is
     /// released, and what still arrives holds nothing. A death before that lets the hold lapse.
-    pub(crate) fn give_up(self: &Arc<Self>, settlement: Settlement, stub: Bytes) -> JoinHandle<()> {
-        let (plane, entered) = (Arc::clone(self), self.enter());
+    pub(crate) fn give_up(self: &Arc<Self>, reserve: Reserve) {
         self.metrics.reserves_given_up.inc();
+        let settlement = Settlement::given_up(&reserve);
+        self.take_back(settlement, AttemptStub::decode(reserve.stub).unwrap_or_default());
+    }
+
+    /// Gives back in the background what a call holds, or held, that did not leave.
+    pub(crate) fn take_back(self: &Arc<Self>, settlement: Settlement, stub: AttemptStub) {
+        let (plane, entered) = (Arc::clone(self), self.enter());
         tokio::spawn(async move {
             if settlement.run(&plane).await == Settled::AfterLapse {
                 plane.correct_lapse(settlement.hold, stub);
             }
             drop(entered);
-        })
+        });
     }
 
     /// The sweeper wrote an event of a call that never left.
-    fn correct_lapse(&self, hold: AttemptId, stub: Bytes) {
-        let stub = AttemptStub::decode(stub).unwrap_or_default();
+    fn correct_lapse(&self, hold: AttemptId, stub: AttemptStub) {
         let closed = Closed {
             revision: 2,
             ended_at_ms: self.clock.now_ms().max(stub.started_at_ms),

@@ -16,7 +16,7 @@ use nullspend_core::{
     ledger::{ExtendOutcome, LapsedHold, Ledger},
     money::Nanos,
 };
-use nullspend_proto::internal::{AttemptStub, Closed, Settled, SpoolRecord, spool_record::Kind};
+use nullspend_proto::internal::{AttemptStub, Closed, SpoolRecord, spool_record::Kind};
 use prost::Message as _;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -241,7 +241,7 @@ impl Leases {
             Ok(stub) if !stub.attempt_id.is_empty() => {
                 self.metrics.event(Measurement::Lapsed, stub.unpriced);
                 let mut event = lapsed(stub, self.clock.now_ms());
-                event.cost_nanos = hold.amount.0;
+                (event.cost_nanos, event.swept) = (hold.amount.0, true);
                 self.unwritten().push(event);
             }
             Ok(_) | Err(_) => {
@@ -254,16 +254,11 @@ impl Leases {
     pub(crate) fn write_events(&self) {
         let events = std::mem::take(&mut *self.unwritten());
         for event in events {
-            let attempt_id = event.stub.as_ref().map(|stub| stub.attempt_id.clone()).unwrap_or_default();
             let record = SpoolRecord { kind: Some(Kind::Closed(event.clone())) };
-            // The sweep has charged it already.
-            let settled = SpoolRecord { kind: Some(Kind::Settled(Settled { attempt_id })) };
             if let Err(error) = self.spool.append(&record) {
                 self.metrics.spool_refusals.inc();
                 tracing::error!(error = %error, "the event of a lapsed hold could not be written yet");
                 self.unwritten().push(event);
-            } else if let Err(error) = self.spool.append(&settled) {
-                tracing::warn!(error = %error, "a lapsed hold will be settled again after a restart");
             }
         }
     }

@@ -369,7 +369,7 @@ impl DataPlane {
                 return Asked::OnCredit;
             }
             if unavailable.silence == Silence::Unanswered {
-                self.give_up(Settlement::given_up(&reserve), reserve.stub);
+                self.give_up(reserve);
             }
         }
         Asked::Ledger(outcome)
@@ -413,14 +413,10 @@ impl DataPlane {
         tokio::time::timeout(LEDGER_WAIT, asked).await.ok().and_then(Result::ok).unwrap_or_default()
     }
 
-    /// Gives a hold back whose request was not forwarded. Waits for the ledger briefly; then that goes on alone.
-    pub(crate) async fn release(self: &Arc<Self>, opening: &Opening) {
-        if opening.stub.charges.is_empty() {
-            return;
-        }
-        let given_up =
-            self.give_up(Settlement::of(&opening.stub, Nanos::ZERO), convert::stub_bytes(&opening.stub));
-        let _ = tokio::time::timeout(LEDGER_WAIT, given_up).await;
+    /// Gives a hold back whose request was not forwarded.
+    pub(crate) fn release(self: &Arc<Self>, opening: &Opening) {
+        let stub = convert::stub(&opening.stub);
+        self.take_back(Settlement::of(&opening.stub, Nanos::ZERO), stub);
     }
 
     /// Counts an answer of our own and keeps its denial.

@@ -6,7 +6,7 @@ use nullspend_core::{
     clock::ManualClock,
     exchange::{Settings, upstream::Upstreams},
     id::{AttemptId, BudgetId, OrgId, RandomIds},
-    ledger::{CounterKey, Ledger, Reserve, Scope},
+    ledger::{CounterKey, ExtendOutcome, Ledger, Reserve, Scope},
     money::Nanos,
     policy::Enforcement,
 };
@@ -192,14 +192,26 @@ async fn what_the_last_run_left_is_settled_in_a_ledger_that_outlived_it() {
     let ledger = Arc::new(MemoryLedger::new(Arc::clone(&clock) as _));
     // 1 was closed and not settled, 2 never closed, 3 closed after its hold had been swept by another data plane,
     // 4 closed when the ledger had lost its hold.
-    for (n, lease_ms) in [(1, 60_000), (2, 60_000), (3, 1)] {
+    // 5 never closed, and its hold had grown when it was swept.
+    for (n, lease_ms) in [(1, 60_000), (2, 60_000), (3, 1), (5, 1)] {
         hold(&ledger, n, lease_ms).await;
     }
+    let grown = ledger.extend(OrgId(ORG), &[AttemptId(Uuid::from_u128(5))], 1, 1, Nanos(70)).await.unwrap();
+    assert_eq!(grown, [ExtendOutcome::Extended]);
     clock.advance_ms(10);
-    assert_eq!(ledger.sweep().await.unwrap().len(), 1);
+    assert_eq!(ledger.sweep().await.unwrap().len(), 2);
     write(
         &dir,
-        &[opened(1), opened(2), opened(3), opened(4), closed(1, 400), closed(3, 300), closed(4, 200)],
+        &[
+            opened(1),
+            opened(2),
+            opened(3),
+            opened(4),
+            opened(5),
+            closed(1, 400),
+            closed(3, 300),
+            closed(4, 200),
+        ],
     );
 
     let control = FakePlane::default();
@@ -217,10 +229,18 @@ async fn what_the_last_run_left_is_settled_in_a_ledger_that_outlived_it() {
     let id = |n: u128| Uuid::from_u128(n).to_string();
     assert_eq!(
         events,
-        [(id(1), 1, 400), (id(2), 1, HELD), (id(3), 1, 300), (id(3), 2, 300), (id(4), 1, 200)]
+        [
+            (id(1), 1, 400),
+            (id(2), 1, HELD),
+            (id(3), 1, 300),
+            (id(3), 2, 300),
+            (id(4), 1, 200),
+            (id(5), 1, HELD),
+            (id(5), 2, HELD)
+        ]
     );
     let balance = ledger.balances(OrgId(ORG), &[COUNTER]).await.unwrap()[0];
-    assert_eq!((balance.held, balance.settled), (Nanos::ZERO, Nanos(400 + HELD + 300 + 200)));
+    assert_eq!((balance.held, balance.settled), (Nanos::ZERO, Nanos(400 + HELD + 300 + 200 + HELD)));
     plane.stop().await;
     drop(plane);
 

@@ -137,14 +137,14 @@ impl Session {
             Err(answered) => return self.answer(*answered).await,
         };
         if self.to_envoy.is_closed() {
-            self.plane.release(&opening).await;
+            self.plane.release(&opening);
             return Err(Gone);
         }
         // Deciding may have taken a while: a freeze that was confirmed meanwhile lets nothing more leave.
         if let Some(answered) =
             self.plane.policy().and_then(|policy| opening.frozen(&policy, self.plane.now()))
         {
-            self.plane.release(&opening).await;
+            self.plane.release(&opening);
             return self.answer(*answered).await;
         }
         let (flight, forward) = match Flight::open(&self.plane, opening, body).await {

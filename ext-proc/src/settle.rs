@@ -109,6 +109,12 @@ impl Settlement {
             SettleOutcome::Unknown => {
                 if let ChargeOutcome::Invalid(misuse) = plane.ledger.charge(&self.charge()).await? {
                     error!(%misuse, attempt = %self.hold, "the ledger refused a charge; the store's figures stand");
+                    return Ok(Settled::Done);
+                }
+                // It may have come and lapsed in between, and its sweeper wrote an event.
+                let again = plane.ledger.settle(self.org, self.hold, self.cost).await?;
+                if matches!(again, SettleOutcome::Lapsed { .. }) {
+                    return Ok(Settled::AfterLapse);
                 }
             }
             SettleOutcome::Invalid(misuse) => {

@@ -35,7 +35,11 @@ const MUTANTS: [(&str, &str, &str); 14] = [
         "if i == 1 and scope.enforcement == 'strict' and not denied_by",
     ),
     ("a repeated reserve holds again", "if record(id) then return answer('done') end", ""),
-    ("a repeated settle charges again", "  keep_done(id)\n  if open then", "  if open then"),
+    (
+        "a repeated settle charges again",
+        "  keep_done(id, not open and amount)\n  if open then",
+        "  if open then",
+    ),
     (
         "a settle leaves the hold",
         "redis.call('HINCRBY', key, 'h:' .. slot, negative(amount))\n      else",

@@ -1,10 +1,11 @@
-//! Developer tasks: `cargo xtask up`, `test`, `ci`, `bench`, `fault`, `fuzz`, `tidy`, `openapi`. The only runner of this
-//! repository; CI runs nothing else.
+//! Developer tasks: `cargo xtask up`, `test`, `ci`, `bench`, `fault`, `fuzz`, `mutants`, `tidy`, `openapi`. The only runner of
+//! this repository; CI runs nothing else.
 
 mod bench;
 mod ci;
 mod fault;
 mod fuzz;
+mod mutants;
 mod openapi;
 mod run;
 mod services;
@@ -63,6 +64,8 @@ enum Task {
         #[arg(long, default_value_t = 30)]
         minutes: u64,
     },
+    /// Makes the ledger's law wrong in named ways; each must be noticed by its tests.
+    Mutants,
     /// Checks the rules that no compiler checks: dependency edges, file lengths, clocks, migrations.
     Tidy,
     /// Writes docs/reference/openapi.json from the protos.
@@ -81,6 +84,7 @@ fn main() -> ExitCode {
         Task::Bench { only, seconds } => bench::bench(only, seconds),
         Task::Fault { names } => fault::fault(&names),
         Task::Fuzz { minutes } => fuzz::fuzz(minutes),
+        Task::Mutants => mutants::mutants(),
         Task::Tidy => tidy::tidy(),
         Task::Openapi { check } => openapi::openapi(check),
     };

@@ -77,6 +77,8 @@ impl Took {
 #[derive(Clone, Debug, Default)]
 struct Done {
     ids: HashSet<AttemptId, ById>,
+    /// Of those that had lapsed before, what that had charged: who asks again must be told again.
+    lapsed: HashMap<AttemptId, Nanos, ById>,
     /// The same ids with the time they were done, oldest first.
     order: VecDeque<(i64, AttemptId)>,
 }
@@ -94,6 +96,7 @@ impl Done {
                 break;
             }
             self.ids.remove(id);
+            self.lapsed.remove(id);
             self.order.pop_front();
         }
     }
@@ -194,17 +197,13 @@ impl State {
         if self.knows(&reserve.hold) {
             return ReserveOutcome::AlreadyDone;
         }
-        let looked_at = reserve.scopes.iter().map(|scope| self.books.look_at(scope, reserve));
-        let (mut balances, fit): (Vec<_>, Vec<_>) = looked_at.unzip();
-        let soft = |(index, scope): (usize, &Scope)| {
-            (scope.enforcement == Enforcement::SoftBlock && !fit[index]).then_some(index)
-        };
-        let exceeded = reserve.scopes.iter().enumerate().filter_map(soft).collect();
+        let looked_at = reserve.scopes.iter().map(|scope| self.books.look_at(scope, reserve).0);
+        let mut balances: Vec<_> = looked_at.collect();
         match as_a {
             Restored::Held => self.hold(reserve, &mut balances),
             Restored::Lapsed => self.lapse_again(reserve),
         }
-        ReserveOutcome::Reserved { balances, exceeded }
+        ReserveOutcome::Reserved { balances, exceeded: Vec::new() }
     }
 
     /// Remembers a lapse whose amount the counters have.
@@ -217,7 +216,9 @@ impl State {
     pub fn restore_done(&mut self, now_ms: i64, ids: &[AttemptId]) {
         self.tick(now_ms);
         for id in ids {
-            self.done.insert(*id, self.now_ms);
+            if !self.knows(id) {
+                self.done.insert(*id, self.now_ms);
+            }
         }
     }
 
@@ -301,7 +302,10 @@ impl State {
         if let Err(misuse) = check_amount(actual) {
             return SettleOutcome::Invalid(misuse);
         }
-        self.end(id, actual)
+        match (self.end(id, actual), self.done.lapsed.get(&id)) {
+            (SettleOutcome::AlreadyDone, Some(charged)) => SettleOutcome::Lapsed { charged: *charged },
+            (outcome, _) => outcome,
+        }
     }
 
     /// Ends the hold of that id, open or lapsed.
@@ -318,6 +322,7 @@ impl State {
                 self.books.correct(taken, lapse.took.by(self.now_ms), lapse.charged, actual);
             }
             self.done.insert(id, self.now_ms);
+            self.done.lapsed.insert(id, lapse.charged);
             return SettleOutcome::Lapsed { charged: lapse.charged };
         }
         if self.done.ids.contains(&id) { SettleOutcome::AlreadyDone } else { SettleOutcome::Unknown }
@@ -438,6 +443,9 @@ impl State {
         }
         if self.done.ids.len() != self.done.order.len() {
             return Err("ids done and their order differ".to_owned());
+        }
+        if !self.done.lapsed.keys().all(|id| self.done.ids.contains(id)) {
+            return Err("a corrected lapse is not remembered as done".to_owned());
         }
         Ok(())
     }

@@ -255,7 +255,8 @@ pub enum SettleOutcome {
     },
     /// Settled before: nothing changed.
     AlreadyDone,
-    /// The hold had lapsed and was charged `charged`; counters took the difference. The caller reports revision 2.
+    /// The hold had lapsed and was charged `charged`; counters took the difference, once. Repeats are answered the same, for
+    /// a caller who did not hear of it, also after a charge of that id. The caller reports revision 2.
     Lapsed {
         /// What the lapse had charged.
         charged: Nanos,
@@ -436,7 +437,8 @@ pub trait Ledger: Send + Sync {
     /// rebuild can finish: a later one takes over, and the calls of the earlier one fail.
     async fn begin_rebuild(&self, org: OrgId) -> Result<bool, LedgerUnavailable>;
 
-    /// Puts back what an owner still holds, or what lapsed under it. Never `Denied`, `StalePolicy` or `WrongWindow`.
+    /// Puts back what an owner still holds, or what lapsed under it. Never `Denied`, `StalePolicy` or `WrongWindow`, and nothing
+    /// is told to be exceeded: it was when it was reserved.
     async fn restore(&self, reserve: &Reserve, as_a: Restored) -> Result<ReserveOutcome, LedgerUnavailable>;
 
     /// Remembers ids whose cost is in the totals that were loaded, as if they had been settled now.

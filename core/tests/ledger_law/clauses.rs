@@ -191,7 +191,7 @@ fn an_id_is_spent_once() {
         ("settled", true, E::AlreadyDone, S::AlreadyDone, (40, 0)),
         ("charged", true, E::AlreadyDone, S::AlreadyDone, (40, 0)),
         ("lapsed", true, E::Lapsed, lapsed, (40, 0)),
-        ("corrected", true, E::AlreadyDone, S::AlreadyDone, (40, 0)),
+        ("corrected", true, E::AlreadyDone, lapsed, (40, 0)),
     ] {
         let mut book = prepare(state);
         let before = book.balance(&scopes[0]);
@@ -203,7 +203,11 @@ fn an_id_is_spent_once() {
         assert_eq!(book.settle(1, 40), settle, "settle when {state}");
         let (_, spent, held) = book.balance(&scopes[0]);
         assert_eq!((spent, held), after, "settled and held when {state}");
-        let repeated = if state == "unknown" { S::Unknown } else { S::AlreadyDone };
+        let repeated = match state {
+            "unknown" => S::Unknown,
+            "lapsed" | "corrected" => lapsed,
+            _ => S::AlreadyDone,
+        };
         assert_eq!(book.settle(1, 40), repeated, "settle again when {state}");
 
         // A charge of the same id ends the hold instead of charging twice.
@@ -221,6 +225,9 @@ fn an_id_is_spent_once() {
         }
         assert_eq!(book.charge(1, 40, &scopes), ChargeOutcome::AlreadyDone, "charge again when {state}");
         assert_eq!(book.balance(&scopes[0]), (1_000, 40, 0), "charge when {state}");
+        let had_lapsed = ["lapsed", "corrected"].contains(&state);
+        let told = if had_lapsed { lapsed } else { S::AlreadyDone };
+        assert_eq!(book.settle(1, 40), told, "settle after a charge when {state}");
     }
 }
 

@@ -59,7 +59,9 @@ fn a_late_settle_corrects_what_the_lapse_charged() {
         assert_eq!(book.settle(1, actual), SettleOutcome::Lapsed { charged: Nanos(30) });
         assert_eq!(book.balance(&scopes[0]), (100, 7 + actual, 0));
         assert_eq!(book.balance(&scopes[1]), (5, actual, 0));
-        assert_eq!(book.settle(1, actual), SettleOutcome::AlreadyDone);
+        // Who did not hear of it asks again.
+        assert_eq!(book.settle(1, 99), SettleOutcome::Lapsed { charged: Nanos(30) });
+        assert_eq!(book.balance(&scopes[0]), (100, 7 + actual, 0));
     }
 }
 

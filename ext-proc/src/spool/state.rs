@@ -114,6 +114,10 @@ impl Seen {
                 let attempt = OpenAttempt { seq: frame.seq, bytes: frame.len() as u64 };
                 self.open.insert(attempt_id(&stub.attempt_id)?, (attempt, stub));
             }
+            // What the ledger has charged needs no settling, and whoever owns the attempt ends it himself.
+            Some(spool_record::Kind::Closed(closed)) if closed.swept => {
+                self.reported(frame.seq, closed.ended_at_ms);
+            }
             Some(spool_record::Kind::Closed(closed)) => {
                 self.reported(frame.seq, closed.ended_at_ms);
                 let id = attempt_id(closed_id(&closed))?;
@@ -175,6 +179,7 @@ pub(super) struct Entry {
 enum Effect {
     Open(Uuid),
     Close(Uuid, i64),
+    Sweep(i64),
     Deny(i64),
     Settle(Uuid),
 }
@@ -184,6 +189,10 @@ impl Entry {
         let effect = match &record.kind {
             Some(spool_record::Kind::Opened(Opened { stub: Some(stub) })) => {
                 Effect::Open(attempt_id(&stub.attempt_id)?)
+            }
+            Some(spool_record::Kind::Closed(closed)) if closed.swept => {
+                attempt_id(closed_id(closed))?;
+                Effect::Sweep(closed.ended_at_ms)
             }
             Some(spool_record::Kind::Closed(closed)) => {
                 Effect::Close(attempt_id(closed_id(closed))?, closed.ended_at_ms)
@@ -236,7 +245,7 @@ impl State {
                 self.unsettled.insert(id, seq);
                 self.unacked.push_back((seq, at_ms));
             }
-            Effect::Deny(at_ms) => self.unacked.push_back((seq, at_ms)),
+            Effect::Sweep(at_ms) | Effect::Deny(at_ms) => self.unacked.push_back((seq, at_ms)),
             Effect::Settle(id) => drop(self.unsettled.remove(&id)),
         }
         if entry.is_reported() {
@@ -251,7 +260,7 @@ impl State {
         let end = match entry.effect {
             Effect::Open(_) => entry.bytes() + CLOSING_BYTES,
             Effect::Deny(_) => 0,
-            Effect::Close(..) | Effect::Settle(_) => return Ok(()),
+            Effect::Close(..) | Effect::Sweep(_) | Effect::Settle(_) => return Ok(()),
         };
         let kept = self.open_bytes + self.open.len() as u64 * CLOSING_BYTES;
         if self.bytes + entry.bytes() + end + kept > config.max_bytes {

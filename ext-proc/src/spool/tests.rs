@@ -76,6 +76,29 @@ fn segments(dir: &Path) -> Vec<std::path::PathBuf> {
     found
 }
 
+/// The event of a hold that was swept here says nothing of what its owner, perhaps this data plane, still has to tell.
+#[test]
+fn what_was_swept_leaves_the_attempt_as_it_is() {
+    let dir = TempDir::new().unwrap();
+    let swept = |n| {
+        let closed = Closed { stub: Some(stub(n)), swept: true, ..Closed::default() };
+        SpoolRecord { kind: Some(RecordKind::Closed(closed)) }
+    };
+    {
+        let (spool, _) = open(dir.path(), config());
+        for record in [opened(1), opened(2), closed(2), swept(1), swept(2), swept(3)] {
+            spool.append(&record).unwrap();
+        }
+        assert_eq!((spool.stats().open_attempts, spool.stats().unsettled, spool.depth()), (1, 1, 4));
+        assert_eq!(spool.unsettled().unwrap().len(), 2);
+    }
+    let (spool, replay) = open(dir.path(), config());
+    assert_eq!(ids(&replay.unclosed), [stub(1).attempt_id]);
+    let unsettled: Vec<_> = replay.unsettled.iter().filter_map(|closed| closed.stub.clone()).collect();
+    assert_eq!(ids(&unsettled), [stub(2).attempt_id]);
+    assert_eq!(reported(&spool, 0).len(), 4, "all are reported");
+}
+
 #[test]
 fn reopening_tells_what_was_in_flight_what_was_unsettled_and_what_was_unreported() {
     let dir = TempDir::new().unwrap();

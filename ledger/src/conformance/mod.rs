@@ -7,6 +7,7 @@
 pub mod beside;
 #[doc(hidden)]
 pub mod budgets;
+mod command;
 #[doc(hidden)]
 pub mod crowd;
 #[doc(hidden)]

@@ -5,7 +5,6 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    fmt::Debug,
     sync::Arc,
 };
 
@@ -13,14 +12,15 @@ use nullspend_core::{
     clock::Clock,
     id::{AttemptId, OrgId},
     ledger::{
-        Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, Ledger, LedgerUnavailable,
-        LimitChange, Reserve, ReserveOutcome, Scope, SettleOutcome, law::State,
+        Balance, Charge, ChargeOutcome, CounterKey, Ledger, LedgerUnavailable, LimitChange, Reserve,
+        ReserveOutcome, Restored, Scope, law::State,
     },
     money::Nanos,
     policy::Enforcement,
 };
 
 use super::{
+    command::{Answer, Command, ask_ledger, in_order},
     rule::{Beside, Rule, any_enforcement},
     world::{World, budget, id, org, seeded::Random},
 };
@@ -33,13 +33,19 @@ const BUDGETS: u128 = 5;
 /// One call in so many goes wrong in a run with faults.
 const FAULTY_ONE_IN: u64 = 3;
 
-/// Seeds and their numbers of steps: so many steps in all, or `NULLSPEND_MODEL_STEPS`, from `NULLSPEND_MODEL_SEED`.
+/// Seeds that failed once; a failure asks for its seed to be added.
+fn kept_seeds() -> impl Iterator<Item = u64> {
+    let lines = include_str!("seeds.txt").lines();
+    lines.filter_map(|line| line.split('#').next()?.trim().parse().ok())
+}
+
+/// Seeds and their numbers of steps: those that failed once, then so many steps in all, or `NULLSPEND_MODEL_STEPS`, from `NULLSPEND_MODEL_SEED`.
 #[must_use]
 pub fn runs(steps: u64) -> Vec<(u64, u64)> {
     let number = |name, default| std::env::var(name).ok().and_then(|n| n.parse().ok()).unwrap_or(default);
     let first: u64 = number("NULLSPEND_MODEL_SEED", 0);
     let steps: u64 = number("NULLSPEND_MODEL_STEPS", steps);
-    (first..first + steps.div_ceil(STEPS)).map(|seed| (seed, STEPS)).collect()
+    kept_seeds().chain(first..first + steps.div_ceil(STEPS)).map(|seed| (seed, STEPS)).collect()
 }
 
 /// Runs one seed; the ledger must answer as the law does.
@@ -55,47 +61,6 @@ pub async fn run_with_faults(world: &World, seed: u64, steps: u64) {
     assert!(faulty.faults() > steps / FAULTY_ONE_IN / 2, "only {} faults", faulty.faults());
 }
 
-#[derive(Clone, Debug)]
-enum Command {
-    Reserve(Reserve),
-    Extend { org: OrgId, holds: Vec<AttemptId>, number: u64, lease_ms: i64, add: Nanos },
-    Settle { org: OrgId, hold: AttemptId, actual: Nanos },
-    Charge(Charge),
-    ApplyLimits { org: OrgId, changes: Vec<LimitChange> },
-    Sweep,
-    MoveClock { by_ms: i64 },
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Answer {
-    Reserve(ReserveOutcome),
-    Extend(Vec<ExtendOutcome>),
-    Settle(SettleOutcome),
-    Charge(ChargeOutcome),
-    Sweep(Vec<LapsedHold>),
-    Done,
-}
-
-impl Answer {
-    /// Whether a call that was carried out unseen and then repeated may answer this instead of `first`.
-    fn may_repeat(&self, first: &Self) -> bool {
-        match (self, first) {
-            (Self::Reserve(ReserveOutcome::AlreadyDone), Self::Reserve(ReserveOutcome::Reserved { .. })) => {
-                true
-            }
-            (Self::Settle(SettleOutcome::AlreadyDone), Self::Settle(first)) => {
-                matches!(first, SettleOutcome::Settled { .. } | SettleOutcome::Lapsed { .. })
-            }
-            (Self::Charge(ChargeOutcome::AlreadyDone), Self::Charge(ChargeOutcome::Charged { .. })) => true,
-            (Self::Extend(again), Self::Extend(first)) => again.iter().zip(first).all(|(again, first)| {
-                again == first || (*first, *again) == (ExtendOutcome::Extended, ExtendOutcome::AlreadyDone)
-            }),
-            (Self::Sweep(again), Self::Sweep(_)) => again.is_empty(),
-            _ => false,
-        }
-    }
-}
-
 struct Model {
     seed: u64,
     random: Random,
@@ -106,7 +71,8 @@ struct Model {
     used: VecDeque<(OrgId, AttemptId, i64)>,
     /// Counters of holds that were granted and not settled since.
     named: HashMap<(OrgId, AttemptId), Vec<CounterKey>>,
-    trail: VecDeque<String>,
+    /// The latest commands: their number, when, and what.
+    trail: VecDeque<(u64, i64, Command)>,
 }
 
 impl Model {
@@ -143,7 +109,7 @@ impl Model {
         self.load(ledger, faults).await;
         for step in 0..steps {
             let command = self.next_command(world.clock.now_ms());
-            self.trail.push_back(format!("{} at {}: {command:?}", step, world.clock.now_ms()));
+            self.trail.push_back((step, world.clock.now_ms(), command.clone()));
             if self.trail.len() > 40 {
                 self.trail.pop_front();
             }
@@ -188,10 +154,12 @@ impl Model {
     }
 
     fn check(&self, truth: bool, what: impl FnOnce() -> String) {
-        let trail = || self.trail.iter().map(String::as_str).collect::<Vec<_>>().join("\n  ");
+        let line = |(step, at, command): &(u64, i64, Command)| format!("{step} at {at}: {command:?}");
+        let trail = || self.trail.iter().map(line).collect::<Vec<_>>().join("\n  ");
         assert!(
             truth,
-            "{}\nrepeat with NULLSPEND_MODEL_SEED={} NULLSPEND_MODEL_STEPS={STEPS}\n  {}",
+            "{}\nrepeat with NULLSPEND_MODEL_SEED={} NULLSPEND_MODEL_STEPS={STEPS}, and keep the seed in \
+             ledger/src/conformance/seeds.txt\n  {}",
             what(),
             self.seed,
             trail()
@@ -216,6 +184,13 @@ impl Model {
                 self.state(*org).apply_limits(changes);
                 Answer::Done
             }
+            Command::Restore(reserve, as_a) => {
+                Answer::Reserve(self.state(reserve.org).restore(now_ms, reserve, *as_a))
+            }
+            Command::RestoreDone { org, ids } => {
+                self.state(*org).restore_done(now_ms, ids);
+                Answer::Done
+            }
             Command::Sweep => {
                 let lapsed = self.states.values_mut().flat_map(|state| state.sweep(now_ms)).collect();
                 Answer::Sweep(in_order(lapsed))
@@ -236,6 +211,14 @@ impl Model {
                 });
                 self.check(!over, || "a strict limit was passed".to_owned());
             }
+            (Command::Restore(reserve, _), Answer::Reserve(ReserveOutcome::Reserved { .. })) => {
+                self.used.push_back((reserve.org, reserve.hold, reserve.amount.0));
+                let counters = reserve.scopes.iter().map(|scope| scope.counter).collect();
+                self.named.insert((reserve.org, reserve.hold), counters);
+            }
+            (Command::RestoreDone { org, ids }, _) => {
+                self.used.extend(ids.iter().map(|id| (*org, *id, 10)));
+            }
             (Command::Settle { org, hold, .. }, _) => drop(self.named.remove(&(*org, *hold))),
             (Command::Charge(charge), _) => {
                 self.used.push_back((charge.org, charge.id, charge.actual.0.max(0)));
@@ -255,6 +238,8 @@ impl Model {
         let now_ms = world.clock.now_ms();
         let only = match command {
             Command::Reserve(Reserve { org, .. })
+            | Command::Restore(Reserve { org, .. }, _)
+            | Command::RestoreDone { org, .. }
             | Command::Charge(Charge { org, .. })
             | Command::Extend { org, .. }
             | Command::Settle { org, .. }
@@ -392,7 +377,8 @@ impl Model {
                 })
             }
             71..78 => self.change_rule(),
-            78..84 => Command::Sweep,
+            78..83 => Command::Sweep,
+            83..86 => self.put_back(now_ms),
             _ => self.move_clock(now_ms),
         }
     }
@@ -417,6 +403,19 @@ impl Model {
             lease_ms,
             stub: vec![1, 2, 3].into(),
         })
+    }
+
+    /// What a rebuild does, in the middle of everything: a hold or a lapse with any id, or ids that are done.
+    fn put_back(&mut self, now_ms: i64) -> Command {
+        let Command::Reserve(mut reserve) = self.reserve(now_ms) else { return Command::Sweep };
+        let id = (reserve.org, reserve.hold);
+        // Nobody tells of an id that is under way that it is done.
+        if self.random.chance(3) && !self.named.contains_key(&id) {
+            return Command::RestoreDone { org: reserve.org, ids: vec![reserve.hold] };
+        }
+        reserve.amount = Nanos(self.random.between(0, 200));
+        let as_a = *self.random.pick(&[Restored::Held, Restored::Lapsed]);
+        Command::Restore(reserve, as_a)
     }
 
     /// A new revision, which the ledger hears of now or by the next reserve; or an old one that comes late.
@@ -465,26 +464,4 @@ impl Model {
 
 fn pair(used: (OrgId, AttemptId, i64)) -> (OrgId, AttemptId) {
     (used.0, used.1)
-}
-
-fn in_order(mut lapsed: Vec<LapsedHold>) -> Vec<LapsedHold> {
-    lapsed.sort_by_key(|hold| (hold.org, hold.hold));
-    lapsed
-}
-
-async fn ask_ledger(ledger: &(impl Ledger + ?Sized), command: &Command) -> Result<Answer, LedgerUnavailable> {
-    Ok(match command {
-        Command::Reserve(reserve) => Answer::Reserve(ledger.reserve(reserve).await?),
-        Command::Extend { org, holds, number, lease_ms, add } => {
-            Answer::Extend(ledger.extend(*org, holds, *number, *lease_ms, *add).await?)
-        }
-        Command::Settle { org, hold, actual } => Answer::Settle(ledger.settle(*org, *hold, *actual).await?),
-        Command::Charge(charge) => Answer::Charge(ledger.charge(charge).await?),
-        Command::ApplyLimits { org, changes } => {
-            ledger.apply_limits(*org, changes).await?;
-            Answer::Done
-        }
-        Command::Sweep => Answer::Sweep(in_order(ledger.sweep().await?)),
-        Command::MoveClock { .. } => Answer::Done,
-    })
 }

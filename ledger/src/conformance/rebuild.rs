@@ -5,7 +5,7 @@ use nullspend_core::{
     money::Nanos,
 };
 
-use super::world::{World, answered, id, org, per_session, reserve_of, strict};
+use super::world::{LEASE_MS, World, answered, id, org, per_session, reserve_of, strict};
 
 /// A restored hold is held over the limit, once, and settles as any other.
 pub async fn a_restored_hold_is_held_whatever_the_limit(world: &World) {
@@ -64,4 +64,11 @@ pub async fn a_reserve_that_arrives_after_it_was_given_up_holds_nothing(world: &
     world.hold(2, 50, std::slice::from_ref(&scope)).await;
     assert!(matches!(world.charge(2, 0, std::slice::from_ref(&scope)).await, ChargeOutcome::Charged { .. }));
     assert_eq!((world.open_count().await, world.balance(&scope).await), (0, (100, 0, 0)));
+    assert_eq!(world.settle(2, 0).await, SettleOutcome::AlreadyDone);
+    // Or it was, and lapsed: its event must be corrected.
+    world.hold(3, 50, std::slice::from_ref(&scope)).await;
+    assert_eq!(world.at(LEASE_MS).sweep().await.len(), 1);
+    assert!(matches!(world.charge(3, 0, std::slice::from_ref(&scope)).await, ChargeOutcome::Charged { .. }));
+    assert_eq!(world.settle(3, 0).await, SettleOutcome::Lapsed { charged: Nanos(50) });
+    assert_eq!(world.balance(&scope).await, (100, 0, 0));
 }

@@ -201,7 +201,7 @@ impl RedisLedger {
         };
         let mut reply = self.run_with(reserve.org, &self.scripts.reserve, token, args).await?;
         Ok(match reply.text()?.as_str() {
-            "reserved" => reserved(reserve, reply.balances()?),
+            "reserved" => reserved(reserve, restore, reply.balances()?),
             "denied" => denied(reserve, &mut reply)?,
             "done" => ReserveOutcome::AlreadyDone,
             "stale" => ReserveOutcome::StalePolicy { scope: reply.number()?, revision: reply.number()? },
@@ -289,12 +289,18 @@ impl RedisLedger {
 }
 
 /// The balances are from before the hold.
-fn reserved(reserve: &Reserve, mut balances: Vec<Balance>) -> ReserveOutcome {
+/// A lapse that is put back holds nothing; and of what is put back nothing is told to be exceeded.
+fn reserved(reserve: &Reserve, restore: Option<Restored>, mut balances: Vec<Balance>) -> ReserveOutcome {
     let mut exceeded = Vec::new();
     for (index, (balance, scope)) in balances.iter_mut().zip(&reserve.scopes).enumerate() {
-        balance.held = balance.held + reserve.amount;
+        if restore != Some(Restored::Lapsed) {
+            balance.held = balance.held + reserve.amount;
+        }
         let committed = i128::from(balance.settled.0) + i128::from(balance.held.0);
-        if scope.enforcement == Enforcement::SoftBlock && committed > i128::from(balance.limit.0) {
+        if restore.is_none()
+            && scope.enforcement == Enforcement::SoftBlock
+            && committed > i128::from(balance.limit.0)
+        {
             exceeded.push(index);
         }
     }

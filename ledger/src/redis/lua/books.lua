@@ -120,15 +120,18 @@ local function record(id)
   local text = redis.call('GET', P .. 'id:' .. id)
   if not text then return end
   if string.sub(text, 1, 1) ~= 'D' then return 'hold', cmsgpack.unpack(text) end
-  if now - tonumber(string.sub(text, 2)) < REMEMBER then return 'done' end
+  local at, charged = string.match(text, '^D(%-?%d+)L?(%d*)$')
+  if now - tonumber(at) < REMEMBER then return 'done', charged end
 end
 
 local function keep(id, hold)
   redis.call('SET', P .. 'id:' .. id, cmsgpack.pack(hold))
 end
 
-local function keep_done(id)
-  redis.call('SET', P .. 'id:' .. id, 'D' .. int(now), 'PX', int(REMEMBER + 60000))
+-- With what its lapse had charged, if it had lapsed before.
+local function keep_done(id, charged)
+  local text = 'D' .. int(now) .. (charged and 'L' .. charged or '')
+  redis.call('SET', P .. 'id:' .. id, text, 'PX', int(REMEMBER + 60000))
 end
 
 -- The scopes among the arguments.

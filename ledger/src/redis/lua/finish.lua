@@ -1,7 +1,8 @@
--- Replaces a hold by what the call cost; answers what became of it, and an amount.
+-- Replaces a hold by what the call cost; answers what became of it, and an amount: when it was done before, what its
+-- lapse had charged, or nothing.
 local function finish(id, actual)
   local state, hold = record(id)
-  if state ~= 'hold' then return state or 'unknown', '0' end
+  if state ~= 'hold' then return state or 'unknown', hold or '' end
   local open, amount, since = hold[1] == 'open', hold[2], tonumber(hold[4])
   local session = hold[6] ~= '' and string.sub(hold[6], 2) or nil
   for _, taken in ipairs(hold[8]) do
@@ -16,7 +17,7 @@ local function finish(id, actual)
     end)
     correct_rate(taken, since, tonumber(actual) - tonumber(amount))
   end
-  keep_done(id)
+  keep_done(id, not open and amount)
   if open then
     redis.call('ZREM', P .. 'leases', id)
     redis.call('ZREM', P .. 'since', id)

@@ -83,7 +83,7 @@ for i, scope in ipairs(scopes) do
   end)
   if of_rate == 1 then
     local rate = rates[i] or rate_now(scope.key, scope.generation, scope.window, scope.cooldown)
-    rate.current = in_bucket(rate.current + tonumber(amount))
+    rate.current = in_bucket(rate.current + (lapsed and 0 or tonumber(amount)))
     write_rate(scope.key, rate)
   end
 end
