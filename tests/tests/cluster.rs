@@ -116,6 +116,8 @@ async fn a_change_binds_every_node_and_a_revoked_key_ends_everywhere() {
         let denied = console.call(&agent.key, CHAT, request(CHAT, "hello", false)).await.expect_status(429);
         assert_eq!(denied.code(), "budget_exceeded");
     }
+    let warned = cluster.log_lines("the ledger's server");
+    assert!(warned.is_empty(), "its Redis keeps what it is told: {warned:?}");
     let path = format!("/api/keys/{}", agent.id);
     let revoked = consoles[1].api(&consoles[1].owner, Method::DELETE, &path, Value::Null).await;
     assert_eq!(revoked.status.as_u16(), 200);

@@ -1,6 +1,7 @@
 //! A server, its one connection, which all calls to it share, and whether it is left alone for a while.
 
 use std::{
+    collections::HashMap,
     io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -152,9 +153,9 @@ pub(super) fn is_elsewhere(cause: &RedisError) -> bool {
 /// Warns of a server that may forget what it was told.
 async fn warn_of_settings(connection: &mut MultiplexedConnection) {
     let mut setting = async |name: &str| -> Option<String> {
-        let asked: RedisResult<Vec<String>> =
+        let asked: RedisResult<HashMap<String, String>> =
             redis::cmd("CONFIG").arg("GET").arg(name).query_async(&mut *connection).await;
-        asked.ok()?.pop()
+        asked.ok()?.remove(name)
     };
     let Some(policy) = setting("maxmemory-policy").await else {
         tracing::warn!(
