@@ -47,7 +47,7 @@ async fn look(app: &App, metrics: &Metrics) {
             Err(error) => {
                 tracing::debug!(
                     error = &error as &dyn std::error::Error,
-                    "the ledger's books cannot be seen"
+                    "rebuilds of the ledger cannot be read"
                 );
             }
         }

@@ -190,7 +190,7 @@ impl ControlPlane {
     pub async fn look_at_ledger(&self) -> Result<bool, AppError> {
         let looked = self.app.rebuild_lost().await?;
         self.app.apply_all_limits().await?;
-        Ok(looked.waiting.is_empty())
+        Ok(looked.waiting.is_empty() && looked.unseen == 0)
     }
 
     /// Every window's settled total, as the ledger and as the store has it. See [`App::compare_ledger`].

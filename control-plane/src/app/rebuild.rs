@@ -31,6 +31,8 @@ pub struct Looked {
     pub rebuilt: usize,
     /// Data planes that a rebuild waits for, by organisation.
     pub waiting: BTreeMap<OrgId, Vec<String>>,
+    /// Organisations whose books could not be seen, or not be made again yet.
+    pub unseen: usize,
 }
 
 /// One window's settled spend, from both sides.
@@ -56,35 +58,47 @@ impl Totals {
 
 impl App {
     /// Looks at every organisation's books, and makes lost ones again as soon as every data plane that may have work
-    /// under way has told of it.
+    /// under way has told of it. One whose ledger does not answer keeps no other waiting.
     ///
     /// # Errors
-    /// When the store or the ledger does not answer.
+    /// When the store does not answer.
     pub async fn rebuild_lost(&self) -> Result<Looked, AppError> {
         let mut looked = Looked::default();
         let under_way: BTreeMap<OrgId, RebuildRecord> =
             self.store.list_rebuilds().await?.into_iter().map(|rebuild| (rebuild.org, rebuild)).collect();
         for org in self.store.org_ids().await? {
-            let known = under_way.get(&org);
-            if !self.ledger.is_lost(org).await? {
-                if let Some(done) = known {
-                    self.store.end_rebuild(&done.id).await?;
-                    self.wake_watchers();
-                }
-                continue;
-            }
-            let rebuild = match known {
-                Some(rebuild) => rebuild.clone(),
-                None => self.begin_rebuild(org).await?,
-            };
-            let awaited = self.store.awaited_dataplanes(&rebuild.id).await?;
-            if awaited.is_empty() {
-                looked.rebuilt += usize::from(self.finish_rebuild(&rebuild).await?);
-            } else {
-                looked.waiting.insert(org, awaited);
+            if let Err(error) = self.look_at(org, under_way.get(&org), &mut looked).await {
+                tracing::debug!(%org, error = &error as &dyn std::error::Error, "the ledger's books cannot be seen");
+                looked.unseen += 1;
             }
         }
         Ok(looked)
+    }
+
+    async fn look_at(
+        &self,
+        org: OrgId,
+        known: Option<&RebuildRecord>,
+        looked: &mut Looked,
+    ) -> Result<(), AppError> {
+        if !self.ledger.is_lost(org).await? {
+            if let Some(done) = known {
+                self.store.end_rebuild(&done.id).await?;
+                self.wake_watchers();
+            }
+            return Ok(());
+        }
+        let rebuild = match known {
+            Some(rebuild) => rebuild.clone(),
+            None => self.begin_rebuild(org).await?,
+        };
+        let awaited = self.store.awaited_dataplanes(&rebuild.id).await?;
+        if awaited.is_empty() {
+            looked.rebuilt += usize::from(self.finish_rebuild(&rebuild).await?);
+        } else {
+            looked.waiting.insert(org, awaited);
+        }
+        Ok(())
     }
 
     async fn begin_rebuild(&self, org: OrgId) -> Result<RebuildRecord, AppError> {
@@ -134,12 +148,15 @@ impl App {
         Ok(())
     }
 
-    /// Tells the ledger every limit again: a change that was stored may not have reached it.
+    /// Tells the ledger every limit again, where its books are whole: a change that was stored may not have reached it.
     ///
     /// # Errors
     /// When the store or the ledger does not answer.
     pub async fn apply_all_limits(&self) -> Result<(), AppError> {
         for org in self.store.org_ids().await? {
+            if self.ledger.is_lost(org).await? {
+                continue;
+            }
             let books = self.store.books(org, self.recent(), &[]).await?;
             self.ledger.apply_limits(org, &books.limits).await?;
         }
