@@ -248,11 +248,13 @@ impl Serving {
 /// Ends a data plane in order: settlements, reports, then its listeners and tasks.
 pub async fn stop_data_plane(plane: &DataPlane, serving: &Serving) {
     wait_until(SETTLE_AFTER_CUT, || plane.in_flight() == 0).await;
+    // Nothing new comes after this, so that nothing is under way once it leaves.
+    serving.stop.cancel();
+    wait_until(SETTLE_AFTER_CUT, || plane.in_flight() == 0).await;
     if !plane.flush(LAST_FLUSH).await {
         tracing::warn!("some events are not stored yet; they wait in the spool for the next start");
     }
     plane.leave().await;
-    serving.stop.cancel();
     plane.stop().await;
 }
 

@@ -25,7 +25,7 @@ const AGGREGATE_PATTERNS: usize = 5;
 const AGGREGATE_CALLS: u64 = 3;
 /// Patterns remembered of one key under one budget, those sent last.
 const PATTERNS_MAX: usize = 256;
-/// Keys under budgets remembered, those that called last. With as many patterns each this is about 50 MB.
+/// Keys under budgets remembered, those that called last. With as many patterns each this is about 70 MB.
 const GROUPS_MAX: usize = 2_048;
 
 /// Makes fingerprints of requests, by a hash that is keyed anew in every process: nobody can make two requests that are

@@ -1,8 +1,8 @@
 //! What this data plane may spend of each budget while the ledger does not answer (`outageCreditMicrodollars`).
 //!
 //! A call on credit takes its whole bound out of the credit of every budget it matches, or is refused. The credit comes back when the
-//! ledger has been told the cost, so that what is outstanding is never more than the credit, however long the outage is. It is
-//! as durable as the spool: a restart counts what it finds there unsettled.
+//! ledger has been told the cost and has granted a later call of that budget, which shows that it has room: so a limit is passed by no
+//! more than the credit, however long or often the ledger is away. A restart counts what it finds unsettled in the spool.
 
 use std::{
     collections::HashMap,
@@ -22,8 +22,16 @@ pub(crate) struct Credit(Mutex<Taken>);
 
 #[derive(Debug, Default)]
 struct Taken {
-    attempts: HashMap<AttemptId, (Nanos, Vec<BudgetId>)>,
+    attempts: HashMap<AttemptId, OnCredit>,
     budgets: HashMap<BudgetId, Nanos>,
+}
+
+#[derive(Debug)]
+struct OnCredit {
+    amount: Nanos,
+    budgets: Vec<BudgetId>,
+    /// The ledger knows its cost.
+    told: bool,
 }
 
 impl Credit {
@@ -60,23 +68,40 @@ impl Credit {
     }
 
     /// The ledger has been told the attempt's cost.
-    pub(crate) fn give_back(&self, attempt: AttemptId) {
+    pub(crate) fn told(&self, attempt: AttemptId) {
+        if let Some(call) = self.taken().attempts.get_mut(&attempt) {
+            call.told = true;
+        }
+    }
+
+    /// The ledger has granted a call of these budgets: what it was told of before fits them.
+    pub(crate) fn granted(&self, granted: impl Iterator<Item = BudgetId>) {
         let mut taken = self.taken();
-        let Some((amount, budgets)) = taken.attempts.remove(&attempt) else { return };
-        for budget in budgets {
-            let left = taken.budgets.get(&budget).copied().unwrap_or(Nanos::ZERO) - amount;
+        if taken.attempts.is_empty() {
+            return;
+        }
+        let Taken { attempts, budgets } = &mut *taken;
+        for budget in granted {
+            let mut freed = Nanos::ZERO;
+            for call in attempts.values_mut().filter(|call| call.told) {
+                let before = call.budgets.len();
+                call.budgets.retain(|of| *of != budget);
+                if call.budgets.len() < before {
+                    freed = freed + call.amount;
+                }
+            }
+            let left = budgets.remove(&budget).unwrap_or(Nanos::ZERO) - freed;
             if left > Nanos::ZERO {
-                taken.budgets.insert(budget, left);
-            } else {
-                taken.budgets.remove(&budget);
+                budgets.insert(budget, left);
             }
         }
+        attempts.retain(|_, call| !(call.told && call.budgets.is_empty()));
     }
 
     /// All that is outstanding, each call once.
     #[cfg(test)]
     pub(crate) fn outstanding(&self) -> Nanos {
-        self.taken().attempts.values().fold(Nanos::ZERO, |sum, (amount, _)| sum + *amount)
+        self.taken().attempts.values().fold(Nanos::ZERO, |sum, call| sum + call.amount)
     }
 }
 
@@ -86,7 +111,7 @@ impl Taken {
             let used = self.budgets.entry(*budget).or_insert(Nanos::ZERO);
             *used = *used + amount;
         }
-        self.attempts.insert(attempt, (amount, budgets));
+        self.attempts.insert(attempt, OnCredit { amount, budgets, told: false });
     }
 }
 
@@ -114,8 +139,12 @@ mod tests {
         assert!(credit.take(attempt(3), Nanos(50), &both[..1]));
         assert!(!credit.take(attempt(4), Nanos(1), &both[..1]));
         assert_eq!(credit.outstanding(), Nanos(100));
-        credit.give_back(attempt(1));
-        credit.give_back(attempt(1));
+        credit.granted([budget(1), budget(2)].into_iter());
+        credit.told(attempt(1));
+        assert!(!credit.take(attempt(4), Nanos(1), &both[..1]), "nobody has shown that it fits");
+        credit.granted([budget(1)].into_iter());
+        assert!(!credit.take(attempt(5), Nanos(30), &both), "nor that the second one has room");
+        credit.granted([budget(1), budget(2)].into_iter());
         assert!(credit.take(attempt(5), Nanos(30), &both));
         assert_eq!(credit.outstanding(), Nanos(100));
     }
@@ -138,7 +167,8 @@ mod tests {
         let credit = Credit::of(&replay);
         assert!(!credit.take(attempt(1), Nanos(0), &[(budget(2), Nanos::ZERO)]));
         assert!(!credit.take(attempt(4), Nanos(41), &[(budget(1), Nanos(100))]));
-        credit.give_back(attempt(2));
+        credit.told(attempt(2));
+        credit.granted([budget(1)].into_iter());
         assert!(credit.take(attempt(4), Nanos(41), &[(budget(1), Nanos(100))]));
     }
 }

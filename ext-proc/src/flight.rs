@@ -206,6 +206,7 @@ impl Pending {
         let hold = self.stub.attempt;
         if plane.spool.append(&convert::settled(hold)).is_err() {
             // Only a shortcut for the next start; settling twice changes nothing.
+            plane.spool.forget(hold);
             warn!(attempt = %hold, "the settled mark could not be written");
         }
     }

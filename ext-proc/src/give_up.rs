@@ -1,6 +1,6 @@
 //! Reserves whose answer did not come: the ledger may have carried them out, or may yet.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use nullspend_core::{
     attempt::{Ending, Measurement},
@@ -14,6 +14,9 @@ use crate::{
     DataPlane,
     settle::{Settled, Settlement},
 };
+
+/// Between tries to write the spool.
+const RETRY: Duration = Duration::from_millis(500);
 
 impl DataPlane {
     /// Takes a reserve back whose call was refused for want of an answer, for as long as that takes: what is held is
@@ -29,14 +32,14 @@ impl DataPlane {
         let (plane, entered) = (Arc::clone(self), self.enter());
         tokio::spawn(async move {
             if settlement.run(&plane).await == Settled::AfterLapse {
-                plane.correct_lapse(settlement.hold, stub);
+                plane.correct_lapse(settlement.hold, stub).await;
             }
             drop(entered);
         });
     }
 
     /// The sweeper wrote an event of a call that never left.
-    fn correct_lapse(&self, hold: AttemptId, stub: AttemptStub) {
+    async fn correct_lapse(&self, hold: AttemptId, stub: AttemptStub) {
         let closed = Closed {
             revision: 2,
             ended_at_ms: self.clock.now_ms().max(stub.started_at_ms),
@@ -47,9 +50,10 @@ impl DataPlane {
             ..Closed::default()
         };
         for record in [SpoolRecord { kind: Some(Kind::Closed(closed)) }, crate::convert::settled(hold)] {
-            if let Err(cause) = self.spool.append(&record) {
+            while let Err(cause) = self.spool.append(&record) {
                 self.metrics.spool_refusals.inc();
-                tracing::error!(%cause, attempt = %hold, "a lapsed hold of a refused call cannot be corrected");
+                tracing::error!(%cause, attempt = %hold, "a lapsed hold of a refused call cannot be corrected yet");
+                tokio::time::sleep(RETRY).await;
             }
         }
     }

@@ -16,7 +16,7 @@ use nullspend_core::{
     clock::Clock,
     exchange::{Answered, Moment, Opening, Reserving, Settings},
     id::{BudgetId, Ids},
-    ledger::{Balance, ExtendOutcome, Ledger, LedgerUnavailable, ReserveOutcome, Silence},
+    ledger::{Balance, ExtendOutcome, Ledger, LedgerUnavailable, Reserve, ReserveOutcome, Silence},
     money::Nanos,
     policy::Policy,
 };
@@ -359,20 +359,33 @@ impl DataPlane {
         let outcome = waited.unwrap_or_else(|_| {
             Err(LedgerUnavailable::unanswered(format!("no answer within {LEDGER_WAIT:?}")))
         });
-        if let Err(unavailable) = &outcome {
-            self.metrics.ledger_failures.inc();
-            let (whole, credits) = reserving.credit();
-            // Books that are being made again take a second or two, and must not be spent past meanwhile.
-            let away = unavailable.silence != Silence::Lost;
-            if away && self.credit.take(reserve.hold, whole, &credits) {
-                self.metrics.calls_on_credit.inc();
-                return Asked::OnCredit;
+        match &outcome {
+            Ok(ReserveOutcome::Reserved { .. }) => {
+                self.credit.granted(reserve.scopes.iter().map(|scope| scope.counter.budget));
             }
-            if unavailable.silence == Silence::Unanswered {
-                self.give_up(reserve);
+            Ok(_) => {}
+            Err(unavailable) => {
+                self.metrics.ledger_failures.inc();
+                let (whole, credits) = reserving.credit();
+                if self.may_use_credit(&reserve, unavailable.silence)
+                    && self.credit.take(reserve.hold, whole, &credits)
+                {
+                    self.metrics.calls_on_credit.inc();
+                    return Asked::OnCredit;
+                }
+                if unavailable.silence == Silence::Unanswered {
+                    self.give_up(reserve);
+                }
             }
         }
         Asked::Ledger(outcome)
+    }
+
+    /// Only a ledger that is away gives credit: not one that refuses, nor one whose books are made again, which must know
+    /// of everything that passes meanwhile.
+    fn may_use_credit(&self, reserve: &Reserve, silence: Silence) -> bool {
+        let rebuilt = || self.watch.rebuilds().borrow().iter().any(|one| one.org_id == reserve.org.bare());
+        matches!(silence, Silence::NotAsked | Silence::Unanswered) && !rebuilt()
     }
 
     /// Takes more out of the budgets for a call under way, in bounded time.

@@ -89,7 +89,7 @@ impl Settlement {
         loop {
             match self.attempt(plane).await {
                 Ok(settled) => {
-                    plane.credit.give_back(self.hold);
+                    plane.credit.told(self.hold);
                     return settled;
                 }
                 Err(cause) if told => debug!(%cause, attempt = %self.hold, "settling will be tried again"),

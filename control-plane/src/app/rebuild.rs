@@ -68,7 +68,7 @@ impl App {
             self.store.list_rebuilds().await?.into_iter().map(|rebuild| (rebuild.org, rebuild)).collect();
         for org in self.store.org_ids().await? {
             if let Err(error) = self.look_at(org, under_way.get(&org), &mut looked).await {
-                tracing::debug!(%org, error = &error as &dyn std::error::Error, "the ledger's books cannot be seen");
+                tracing::warn!(%org, error = &error as &dyn std::error::Error, "the ledger's books cannot be seen or made again yet");
                 looked.unseen += 1;
             }
         }
@@ -129,6 +129,11 @@ impl App {
         let kept = self.store.keep_delivery(delivery).await?;
         self.looking.notify_one();
         Ok(kept)
+    }
+
+    /// A number below `bound` that differs from process to process.
+    pub(crate) fn random_below(&self, bound: u32) -> u32 {
+        u32::from(self.ids.v4().as_bytes()[0]) % bound.max(1)
     }
 
     /// Waits until a look at the books may find something new.

@@ -192,7 +192,11 @@ impl Opening {
     #[must_use]
     pub fn frozen(&self, policy: &Policy, now: Moment) -> Option<Box<Answered>> {
         let Admitted { call, view, .. } = &self.admitted;
-        Some(call.denied(&call.frozen(policy, view)?, &view.model, now))
+        let mut answered = call.denied(&call.frozen(policy, view)?, &view.model, now);
+        if let Some(denial) = &mut answered.denial {
+            denial.trail = self.trail.clone();
+        }
+        Some(answered)
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     answer::{Answer, ErrorBody, recovery},
 };
 use crate::{
-    attempt::Api,
+    attempt::{Api, Denial},
     loops::{Fingerprints, LoopKind, Looping, Loops, WINDOW_S},
     policy::BudgetRule,
 };
@@ -43,7 +43,10 @@ impl Reserving {
         let (rule, looping, max_calls) = found?;
         let model = &self.admitted.view.model;
         let answer = refusal(rule, looping, max_calls, model, call.api);
-        let record = call.denial(&answer, model, self.admitted.hold, now.ms);
+        let record = Denial {
+            trail: self.admitted.trail(call.steps.clone(), Vec::new()),
+            ..call.denial(&answer, model, self.admitted.hold, now.ms)
+        };
         Some(call.answered(answer, Some(record)))
     }
 }

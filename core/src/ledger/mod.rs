@@ -354,6 +354,8 @@ pub struct OpenHolds {
 pub enum Silence {
     /// It was not asked: nothing was carried out.
     NotAsked,
+    /// It was asked, and says that it did not carry that out: its memory is full, say.
+    Refused,
     /// It was asked. Whether it carried that out, or still will, is not known.
     Unanswered,
     /// Its books of the organisation are lost or were never made: nothing was carried out, and nothing will be until

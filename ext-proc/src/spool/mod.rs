@@ -25,7 +25,7 @@ use std::{
     thread::JoinHandle,
 };
 
-use nullspend_core::id::Ids;
+use nullspend_core::id::{AttemptId, Ids};
 use nullspend_proto::internal::{AttemptStub, Closed, SpoolRecord};
 use tokio::sync::watch;
 
@@ -256,6 +256,11 @@ impl Spool {
             }
         }
         Ok(seq)
+    }
+
+    /// The ledger has been told an attempt's cost, and no mark could be written: its records may go all the same.
+    pub fn forget(&self, attempt: AttemptId) {
+        self.shared.state().unsettled.remove(&attempt.0);
     }
 
     /// Marks every reported record up to `seq` as durable at the control plane.

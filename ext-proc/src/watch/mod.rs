@@ -27,6 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{backoff::Backoff, join::ControlPlane, metrics::Metrics, spool::Spool};
 use rows::{Applied, Rows};
 
+/// How long after a refusal the disk is tried again.
+const SAVE_AGAIN: Duration = Duration::from_secs(1);
 /// How long a confirmation waits for the disk.
 const SAVE_WAIT: Duration = Duration::from_millis(500);
 /// Messages laid over each other before their policy is published.
@@ -38,7 +40,7 @@ pub struct PolicyWatch {
     state: Mutex<State>,
     /// Counts published policies; 0 before the first.
     published: watch::Sender<u64>,
-    /// How many of them the disk has, or has refused.
+    /// How many of them the disk has.
     saved: watch::Sender<u64>,
     /// Rebuilds of the ledger that wait for this data plane.
     rebuilds: watch::Sender<Vec<LedgerRebuild>>,
@@ -227,7 +229,10 @@ impl PolicyWatch {
         let policy = self.current();
         let published = *self.published.borrow();
         let mut saved = self.saved.subscribe();
-        let _ = tokio::time::timeout(SAVE_WAIT, saved.wait_for(|saved| *saved >= published)).await;
+        if tokio::time::timeout(SAVE_WAIT, saved.wait_for(|saved| *saved >= published)).await.is_err() {
+            // A restart would not enforce it: whoever asked for the change is told that it is not confirmed.
+            return;
+        }
         let confirmed = client.confirm_policy(ConfirmPolicyRequest {
             dataplane_id: self.dataplane_id.clone(),
             history_id: policy.history_id.clone(),
@@ -279,28 +284,34 @@ impl PolicyWatch {
             };
             // Changes that come meanwhile are saved together.
             let count = *published.borrow_and_update();
-            self.save_now().await;
-            self.saved.send_replace(count);
+            if self.save_now().await {
+                self.saved.send_replace(count);
+            } else if !stopping {
+                let _ = tokio::time::timeout(SAVE_AGAIN, shutdown.cancelled()).await;
+                published.mark_changed();
+            }
             if stopping {
                 return;
             }
         }
     }
 
-    async fn save_now(&self) {
+    /// False when the disk refused it.
+    async fn save_now(&self) -> bool {
         let (heard_ms, snapshot) = {
             let state = self.state();
             let now_ms = state.connected.then(|| self.clock.now_ms());
-            let Some(heard_ms) = now_ms.or(state.heard_ms) else { return };
+            let heard_ms = now_ms.or(state.heard_ms).unwrap_or_else(|| self.clock.now_ms());
             (heard_ms, state.rows.snapshot())
         };
         let path = self.path.clone();
         let saved = tokio::task::spawn_blocking(move || saved::save(&path, heard_ms, &snapshot)).await;
         match saved {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(error = %error, "the policy could not be saved"),
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => tracing::error!(error = %error, "the policy could not be saved yet"),
             Err(error) => tracing::error!(error = %error, "saving the policy failed"),
         }
+        false
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

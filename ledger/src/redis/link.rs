@@ -234,6 +234,8 @@ impl Link {
                     .to_owned(),
             ),
             ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain) => moving(),
+            // Told before a script runs: they look at everything before they change anything.
+            ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused(cause.to_string()),
             _ => Failure::Away(cause.to_string()),
         }
     }

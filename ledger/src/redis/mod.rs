@@ -60,6 +60,8 @@ const AT_ONCE: usize = 200;
 enum Failure {
     #[error("it was not asked: {0}")]
     NotAsked(String),
+    #[error("it refuses: {0}")]
+    Refused(String),
     #[error("{0}")]
     Away(String),
     #[error("its books of this organisation are lost or were never loaded, and wait for a rebuild")]
@@ -75,7 +77,8 @@ enum Failure {
 impl From<Failure> for LedgerUnavailable {
     fn from(failure: Failure) -> Self {
         let silence = match failure {
-            Failure::NotAsked(_) | Failure::Taken | Failure::Full => Silence::NotAsked,
+            Failure::NotAsked(_) => Silence::NotAsked,
+            Failure::Refused(_) | Failure::Taken | Failure::Full => Silence::Refused,
             Failure::Away(_) | Failure::Malformed(_) => Silence::Unanswered,
             Failure::Gone => Silence::Lost,
         };
