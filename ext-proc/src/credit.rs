@@ -6,7 +6,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use nullspend_core::{
@@ -18,7 +21,11 @@ use crate::spool::Replay;
 
 /// Credit that is taken, by attempt and by budget.
 #[derive(Debug, Default)]
-pub(crate) struct Credit(Mutex<Taken>);
+pub(crate) struct Credit {
+    taken: Mutex<Taken>,
+    /// Whether anything is taken, for the many calls that are granted while nothing is.
+    any: AtomicBool,
+}
 
 #[derive(Debug, Default)]
 struct Taken {
@@ -43,13 +50,14 @@ impl Credit {
             let budgets = stub.charges.iter().filter_map(|charge| charge.budget_id.parse().ok());
             if let Ok(attempt) = stub.attempt_id.parse() {
                 credit.taken().note(attempt, Nanos(stub.held_nanos), budgets.collect());
+                credit.any.store(true, Ordering::Release);
             }
         }
         credit
     }
 
     fn taken(&self) -> MutexGuard<'_, Taken> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes an amount out of the credit of every budget, or out of none: false then. A budget without credit has none to
@@ -64,6 +72,7 @@ impl Credit {
             return false;
         }
         taken.note(attempt, amount, credits.iter().map(|(budget, _)| *budget).collect());
+        self.any.store(true, Ordering::Release);
         true
     }
 
@@ -76,10 +85,10 @@ impl Credit {
 
     /// The ledger has granted a call of these budgets: what it was told of before fits them.
     pub(crate) fn granted(&self, granted: impl Iterator<Item = BudgetId>) {
-        let mut taken = self.taken();
-        if taken.attempts.is_empty() {
+        if !self.any.load(Ordering::Acquire) {
             return;
         }
+        let mut taken = self.taken();
         let Taken { attempts, budgets } = &mut *taken;
         for budget in granted {
             let mut freed = Nanos::ZERO;
@@ -96,6 +105,7 @@ impl Credit {
             }
         }
         attempts.retain(|_, call| !(call.told && call.budgets.is_empty()));
+        self.any.store(!attempts.is_empty(), Ordering::Release);
     }
 
     /// All that is outstanding, each call once.

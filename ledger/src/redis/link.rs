@@ -234,7 +234,9 @@ impl Link {
                     .to_owned(),
             ),
             ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain) => moving(),
-            // Told before a script runs: they look at everything before they change anything.
+            // A script that failed half-way, for a reason that nobody thought of.
+            ErrorKind::Server(ServerErrorKind::ResponseError) => Failure::Away(cause.to_string()),
+            // Told before a script runs.
             ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused(cause.to_string()),
             _ => Failure::Away(cause.to_string()),
         }
