@@ -15,8 +15,8 @@ use crate::{
     refuses, reserve,
     support::{
         Server, Shared, open, org,
-        tcp::{Cluster, PASSWORD, PASSWORD_IN_URL, cut_off, host, in_step, info},
-        until, world_at,
+        tcp::{Cluster, PASSWORD, PASSWORD_IN_URL, cut_off, host, in_step, promoted},
+        world_at,
     },
 };
 
@@ -164,7 +164,7 @@ async fn a_failover_that_loses_nothing_goes_on() {
     in_step(&cluster.servers[master], &cluster.servers[replica]);
     let load = Load::start(&ledger, orgs[0]);
     cluster.servers[master].kill();
-    until("a promotion", || info(&cluster.servers[replica], "replication", "role") == "master");
+    promoted(&cluster.servers[replica]);
     load.more_within(1, FOUND_WITHIN).await;
     load.more(100).await;
     let done = load.end().await;
@@ -185,7 +185,7 @@ async fn a_failover_that_loses_what_was_acknowledged_stops_the_organisations_of_
     load.more(20).await;
     cluster.servers[master].kill();
     load.until_refused().await;
-    assert_eq!(info(&cluster.servers[replica], "replication", "role"), "master");
+    promoted(&cluster.servers[replica]);
     refuses(&ledger, orgs[0]).await;
     refuses(&idle, orgs[0]).await;
     beside.more(20).await;

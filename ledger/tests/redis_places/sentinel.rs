@@ -11,8 +11,8 @@ use crate::{
     refuses, reserve,
     support::{
         Shared, open, org,
-        tcp::{Watched, cut_off, in_step, info},
-        until, world_at,
+        tcp::{Watched, cut_off, in_step, promoted},
+        world_at,
     },
 };
 
@@ -37,7 +37,7 @@ async fn a_failover_that_loses_nothing_goes_on() {
     in_step(&watched.servers[0], &watched.servers[1]);
     let load = Load::start(&ledger, org(1));
     watched.servers[0].kill();
-    until("a promotion", || info(&watched.servers[1], "replication", "role") == "master");
+    promoted(&watched.servers[1]);
     load.more_within(1, FOUND_WITHIN).await;
     load.more(100).await;
     let done = load.end().await;
@@ -58,7 +58,7 @@ async fn a_failover_that_loses_what_was_acknowledged_stops_every_decision() {
     load.more(20).await;
     watched.servers[0].kill();
     load.until_refused().await;
-    assert_eq!(info(&watched.servers[1], "replication", "role"), "master");
+    promoted(&watched.servers[1]);
     refuses(&ledger, org(1)).await;
     refuses(&idle, org(1)).await;
     // Books made anew are good.

@@ -199,6 +199,16 @@ pub fn info(server: &Server, section: &str, name: &str) -> String {
     line.unwrap_or_default().to_owned()
 }
 
+/// Waits until a replica has become a master. A sentinel closes every connection to a server that it promotes, so one
+/// that is cut off has not answered yet.
+pub fn promoted(server: &Server) {
+    until("a promotion", || {
+        let told =
+            server.ask(&["ROLE"]).and_then(|told| Ok(redis::from_redis_value::<Vec<redis::Value>>(told)?));
+        told.is_ok_and(|told| told.first() == Some(&redis::Value::BulkString(b"master".to_vec())))
+    });
+}
+
 /// Masters that share the slots, and replicas.
 pub struct Cluster {
     pub servers: Vec<Server>,
