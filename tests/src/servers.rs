@@ -154,7 +154,8 @@ impl Redis {
 }
 
 fn spawn(directory: &Path, env: &[(&'static str, String)]) -> Child {
-    Command::new("redis-server")
+    let program = std::env::var("NULLSPEND_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned());
+    Command::new(program)
         .envs(env.iter().map(|(name, value)| (name, value)))
         .args(["--port", "0", "--unixsocket"])
         .arg(directory.join("redis.sock"))

@@ -1,5 +1,5 @@
-//! Developer tasks: `cargo xtask up`, `test`, `ci`, `bench`, `fault`, `fuzz`, `mutants`, `tidy`, `openapi`. The only runner of
-//! this repository; CI runs nothing else.
+//! Developer tasks: `cargo xtask up`, `test`, `ci`, `bench`, `fault`, `fuzz`, `mutants`, `valkey`, `tidy`, `openapi`.
+//! The only runner of this repository; CI runs nothing else.
 
 mod bench;
 mod ci;
@@ -13,6 +13,7 @@ mod test;
 mod tidy;
 mod tools;
 mod up;
+mod valkey;
 
 use std::process::ExitCode;
 
@@ -66,6 +67,8 @@ enum Task {
     },
     /// Makes the ledger's law wrong in named ways; each must be noticed by its tests.
     Mutants,
+    /// Runs what is tested on Redis on Valkey instead.
+    Valkey,
     /// Checks the rules that no compiler checks: dependency edges, file lengths, clocks, migrations.
     Tidy,
     /// Writes docs/reference/openapi.json from the protos.
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Task::Fault { names } => fault::fault(&names),
         Task::Fuzz { minutes } => fuzz::fuzz(minutes),
         Task::Mutants => mutants::mutants(),
+        Task::Valkey => valkey::valkey(),
         Task::Tidy => tidy::tidy(),
         Task::Openapi { check } => openapi::openapi(check),
     };
