@@ -121,19 +121,16 @@ impl<'a> Cursor<'a> {
         let mut at = start + 1;
         let mut escaped = false;
         loop {
-            let rest = bytes.get(at..).unwrap_or_default();
-            let Some(step) = memchr::memchr2(b'"', b'\\', rest) else {
-                return self.fail("the text ends inside a string");
-            };
-            if rest[..step].iter().any(|b| *b < 0x20) {
-                return self.fail("a control character inside a string must be escaped");
+            at += plain(bytes.get(at..).unwrap_or_default());
+            match bytes.get(at) {
+                Some(b'"') => {
+                    self.pos = at + 1;
+                    return Ok(Str { quoted: &self.text[start..=at], escaped });
+                }
+                Some(b'\\') => escaped = true,
+                Some(_) => return self.fail("a control character inside a string must be escaped"),
+                None => return self.fail("the text ends inside a string"),
             }
-            at += step;
-            if bytes[at] == b'"' {
-                self.pos = at + 1;
-                return Ok(Str { quoted: &self.text[start..=at], escaped });
-            }
-            escaped = true;
             at += match bytes.get(at + 1) {
                 Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
                 Some(b'u')
@@ -289,6 +286,16 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// How many bytes stand before the first that a string cannot hold as it is: a quote, a backslash, a control character.
+fn plain(bytes: &[u8]) -> usize {
+    let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    // Most bytes are not: looked at in blocks without a branch for each, which the compiler makes vectors of.
+    let blocks = bytes.chunks_exact(16);
+    let clean =
+        blocks.take_while(|block| !block.iter().fold(false, |any, byte| any | special(byte))).count() * 16;
+    clean + bytes[clean..].iter().position(special).unwrap_or(bytes.len() - clean)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -344,6 +351,25 @@ mod tests {
         assert_eq!(check(&nested(MAX_DEPTH)), Ok(()));
         assert_eq!(check(&nested(MAX_DEPTH + 1)).map_err(|e| e.what), Err("nested too deeply"));
         assert!(check(&"[".repeat(1_000_000)).is_err());
+    }
+
+    #[test]
+    fn what_ends_a_plain_run_is_found_at_every_place() {
+        for len in 0..70 {
+            let text = vec![b'x'; len];
+            assert_eq!(plain(&text), len);
+            for at in 0..len {
+                for special in [b'"', b'\\', 0, 0x1f] {
+                    let mut text = text.clone();
+                    text[at] = special;
+                    text[len - 1] = if at < len / 2 { b'"' } else { text[len - 1] };
+                    assert_eq!(plain(&text), at, "{special} at {at} of {len}");
+                }
+                let mut text = text.clone();
+                text[at] = 0x20 | (0x80 * u8::from(at % 2 == 0));
+                assert_eq!(plain(&text), len);
+            }
+        }
     }
 
     #[test]

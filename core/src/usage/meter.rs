@@ -1,6 +1,6 @@
 //! Reads an answer while it passes, chunk by chunk.
 
-use std::{collections::BTreeSet, io};
+use std::{borrow::Cow, collections::BTreeSet, io};
 
 use serde_json::{Map, Value};
 
@@ -298,8 +298,7 @@ impl State {
             self.done = true;
             return;
         }
-        // A character that is cut or broken must not lose the usage beside it.
-        let text = String::from_utf8_lossy(data);
+        let text = decoded(data);
         match frame::read(self.dialect, &text, false) {
             Some(frame) => self.apply(frame),
             None => self.unparsed = true,
@@ -307,7 +306,7 @@ impl State {
     }
 
     fn body(&mut self, body: &[u8]) {
-        let text = String::from_utf8_lossy(body);
+        let text = decoded(body);
         if let Some(frame) = frame::read(self.dialect, &text, true) {
             if self.mark == Mark::None && frame.mark == Mark::None && !frame.no_choices {
                 self.finished |=
@@ -435,7 +434,13 @@ impl State {
     }
 }
 
-fn set(slot: &mut Option<String>, new: Option<std::borrow::Cow<'_, str>>) {
+/// A character that is cut or broken must not lose the usage beside it.
+fn decoded(data: &[u8]) -> Cow<'_, str> {
+    // All of it at once: the lossy way looks at each character for itself.
+    std::str::from_utf8(data).map_or_else(|_| String::from_utf8_lossy(data), Cow::Borrowed)
+}
+
+fn set(slot: &mut Option<String>, new: Option<Cow<'_, str>>) {
     if let Some(new) = new
         && slot.as_deref() != Some(new.as_ref())
     {
