@@ -24,6 +24,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure()
         .compile_well_known_types(false)
         .btree_map(".")
+        // Passed on as they came, so kept as a view of what was received.
+        .bytes(".nullspend.internal.v1.SequencedRecord.record")
+        .bytes(".nullspend.internal.v1.AttemptStub.trail")
+        .bytes(".nullspend.internal.v1.Denied.trail")
         .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }

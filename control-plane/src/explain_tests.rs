@@ -1,11 +1,13 @@
 //! Explanations as clients read them: whole answers, and what becomes of parts that nobody told.
 
+use bytes::Bytes;
 use http::StatusCode;
 use nullspend_core::id::{AttemptId, Ids, OrgId, RandomIds};
 use nullspend_proto::{
     internal::{self as proto, spool_record::Kind},
     v1::{ExplainRequest, explain_service_client::ExplainServiceClient},
 };
+use prost::Message as _;
 use serde_json::{Value, json};
 use tonic::{Code, Request};
 use uuid::Uuid;
@@ -121,7 +123,7 @@ fn event(org: OrgId) -> proto::Closed {
         ..proto::Trail::default()
     };
     proto::Closed {
-        stub: Some(proto::AttemptStub { trail: Some(trail), ..stub(org) }),
+        stub: Some(proto::AttemptStub { trail: trail.to_bytes(), ..stub(org) }),
         revision: 1,
         ended_at_ms: NOW + 310,
         cost_nanos: 170_000,
@@ -171,15 +173,19 @@ fn denial(org: OrgId) -> proto::Denied {
         estimated_nanos: 630_000,
         details_json: json!({"remaining_microdollars": 320}).to_string(),
         suppressed: 2,
-        trail: Some(trail),
+        trail: trail.to_bytes(),
     }
 }
 
+fn change(stub: &mut proto::AttemptStub, how: impl FnOnce(&mut proto::Trail)) {
+    let mut trail = proto::Trail::decode(stub.trail.clone()).unwrap();
+    how(&mut trail);
+    stub.trail = trail.to_bytes();
+}
+
 async fn report(world: &World, kinds: impl IntoIterator<Item = Kind>) {
-    let records = kinds.into_iter().zip(1..).map(|(kind, seq)| proto::SequencedRecord {
-        seq,
-        record: Some(proto::SpoolRecord { kind: Some(kind) }),
-    });
+    let record = |(kind, seq)| proto::SequencedRecord::new(seq, &proto::SpoolRecord { kind: Some(kind) });
+    let records = kinds.into_iter().zip(1..).map(record);
     let records: Vec<_> = records.collect();
     let report = world.plane.app().store().ingest_records("dp", &records, NOW).await.unwrap();
     assert_eq!(report.quarantined, 0);
@@ -281,7 +287,7 @@ async fn what_is_not_there_is_a_404_that_says_how_long_denials_are_kept() {
 async fn an_event_of_an_earlier_version_says_which_parts_are_not_known() {
     let world = World::new().await;
     let old = proto::Closed { stub: Some(stub(world.org)), ..event(world.org) };
-    let old_denial = proto::Denied { trail: None, ..denial(world.org) };
+    let old_denial = proto::Denied { trail: Bytes::new(), ..denial(world.org) };
     report(&world, [Kind::Closed(old), Kind::Denied(old_denial)]).await;
     let (_, told) = explain(&world, &EVENT.to_string()).await;
     let told = &told["data"];
@@ -310,7 +316,7 @@ async fn a_correction_tells_what_the_event_said_before() {
     let world = World::new().await;
     let lapse = proto::Closed { measurement: "lapsed".to_owned(), cost_nanos: 180_000, ..event(world.org) };
     let mut before = lapse.clone();
-    before.stub.as_mut().unwrap().trail.as_mut().unwrap().basis = String::new();
+    change(before.stub.as_mut().unwrap(), |trail| trail.basis.clear());
     report(&world, [Kind::Closed(before)]).await;
     let (_, told) = explain(&world, &EVENT.to_string()).await;
     let cost = &told["data"]["cost"];
@@ -376,6 +382,7 @@ async fn each_kind_of_denial_tells_its_own_numbers() {
     ] {
         let world = World::new().await;
         let details_json = details.to_owned();
+        let trail = trail.map(|trail| trail.to_bytes()).unwrap_or_default();
         let denied = proto::Denied { code: code.to_owned(), trail, details_json, ..denial(world.org) };
         report(&world, [Kind::Denied(denied)]).await;
         let (_, told) = explain(&world, &DENIAL.to_string()).await;
@@ -398,13 +405,12 @@ async fn a_cost_above_its_hold_an_alias_and_a_flat_hold_are_told() {
     dear.cost_nanos = 200_000;
     let stub = dear.stub.as_mut().unwrap();
     stub.model = "openai/mini".to_owned();
-    stub.trail.as_mut().unwrap().price.as_mut().unwrap().matched = "exact".to_owned();
+    change(stub, |trail| trail.price.as_mut().unwrap().matched = "exact".to_owned());
     let flat = Uuid::from_u128(0xf1);
     let mut unpriced = event(world.org);
     let stub = unpriced.stub.as_mut().unwrap();
     (stub.attempt_id, stub.unpriced) = (flat.to_string(), true);
-    let trail = stub.trail.as_mut().unwrap();
-    (trail.price, trail.basis) = (None, "whole_hold_unpriced".to_owned());
+    change(stub, |trail| (trail.price, trail.basis) = (None, "whole_hold_unpriced".to_owned()));
     report(&world, [Kind::Closed(dear), Kind::Closed(unpriced)]).await;
     let (_, told) = explain(&world, &EVENT.to_string()).await;
     assert_eq!(told["data"]["cost"]["overageNanodollars"], "20000");

@@ -235,19 +235,17 @@ async fn data_planes_follow_policy() {
 async fn records_are_acknowledged_in_order() {
     let world = World::new().await;
     let mut client = DataPlaneServiceClient::new(world.channel("internal").await);
-    let record = |seq| SequencedRecord {
-        seq,
-        record: Some(SpoolRecord {
-            kind: Some(Kind::Denied(Denied {
-                attempt_id: AttemptId(RandomIds.v7(1_775_984_400_000)).bare(),
-                org_id: world.org.bare(),
-                key_id: KeyId(RandomIds.v4()).bare(),
-                at_ms: 1_775_984_400_000,
-                code: "budget_exceeded".to_owned(),
-                details_json: "{}".to_owned(),
-                ..Denied::default()
-            })),
-        }),
+    let record = |seq| {
+        let denied = Denied {
+            attempt_id: AttemptId(RandomIds.v7(1_775_984_400_000)).bare(),
+            org_id: world.org.bare(),
+            key_id: KeyId(RandomIds.v4()).bare(),
+            at_ms: 1_775_984_400_000,
+            code: "budget_exceeded".to_owned(),
+            details_json: "{}".to_owned(),
+            ..Denied::default()
+        };
+        SequencedRecord::new(seq, &SpoolRecord { kind: Some(Kind::Denied(denied)) })
     };
     let batch = |seqs: std::ops::Range<u64>| ReportRequest {
         dataplane_id: "d".to_owned(),

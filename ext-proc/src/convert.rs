@@ -38,7 +38,7 @@ pub fn stub(stub: &AttemptStub) -> wire::AttemptStub {
         on_credit: stub.on_credit,
         price_id: stub.price_id.clone(),
         price_version: stub.price_version.clone(),
-        trail: None,
+        trail: Bytes::new(),
     }
 }
 
@@ -51,14 +51,14 @@ pub fn stub_bytes(of: &AttemptStub) -> Bytes {
 /// The record written before Envoy may forward the request.
 #[must_use]
 pub fn opened(of: &AttemptStub, decided: &Trail) -> SpoolRecord {
-    let stub = wire::AttemptStub { trail: Some(trail(decided)), ..stub(of) };
+    let stub = wire::AttemptStub { trail: trail(decided).to_bytes(), ..stub(of) };
     record(Kind::Opened(wire::Opened { stub: Some(stub) }))
 }
 
 /// The record of an attempt's end: its event. `revision` is 1, or 2 when it corrects a lapsed one.
 #[must_use]
 pub fn closed(of: &AttemptStub, closing: &Closing, revision: u32) -> SpoolRecord {
-    let mut stub = wire::AttemptStub { trail: Some(trail(&closing.trail)), ..stub(of) };
+    let mut stub = wire::AttemptStub { trail: trail(&closing.trail).to_bytes(), ..stub(of) };
     // The event names the row that priced the answer.
     if closing.price_id.is_some() {
         stub.price_id.clone_from(&closing.price_id);
@@ -119,7 +119,7 @@ pub fn denied(denial: &Denial, suppressed: u64) -> SpoolRecord {
         estimated_nanos: denial.estimated.0,
         details_json: denial.details_json.clone(),
         suppressed,
-        trail: Some(trail(&denial.trail)),
+        trail: trail(&denial.trail).to_bytes(),
     }))
 }
 

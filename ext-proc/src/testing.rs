@@ -211,7 +211,7 @@ impl FakePlane {
         if what != OnReport::Break {
             for record in message.records {
                 state.deliveries.push(record.seq);
-                state.records.insert(record.seq, record.record.unwrap_or_default());
+                state.records.insert(record.seq, record.read().unwrap_or_default());
             }
         }
         (what, last)

@@ -23,6 +23,8 @@ pub mod nullspend {
     }
 }
 
+mod records;
+
 pub use nullspend::{internal::v1 as internal, v1};
 
 /// Every file's descriptor, source comments and custom options included.

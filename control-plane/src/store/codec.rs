@@ -75,6 +75,15 @@ struct StoredCharge {
     of_session: bool,
 }
 
+/// The JSON text of what has only strings for keys and only plain values, which is never refused.
+#[expect(
+    clippy::expect_used,
+    reason = "only keys that are no strings, or a Serialize of one's own, are refused"
+)]
+fn written(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("JSON has a text for it")
+}
+
 /// Charges as the JSON text of a column.
 pub(super) fn charges_json(charges: &[BudgetCharge]) -> String {
     let stored: Vec<StoredCharge> = charges
@@ -87,15 +96,15 @@ pub(super) fn charges_json(charges: &[BudgetCharge]) -> String {
             of_session: charge.of_session,
         })
         .collect();
-    serde_json::json!(stored).to_string()
+    written(&stored)
 }
 
 /// Names as the JSON text of a column.
 pub(super) fn list_json(list: &[String]) -> String {
-    serde_json::json!(list).to_string()
+    written(&list)
 }
 
 /// A map as the JSON text of a column.
 pub(super) fn map_json(map: &BTreeMap<String, String>) -> String {
-    serde_json::json!(map).to_string()
+    written(&map)
 }

@@ -15,14 +15,13 @@ use super::{
     error::{During, StoreError},
     event_row::{bind_event, event_columns},
     explain::EventRevision,
-    pool::{Tx, on_tx},
+    pool::{Tx, in_statements, on_tx},
     sessions::SessionDeltas,
     thresholds::{Booked, Crossing},
 };
 
-/// Rows of one statement: 54 columns of each stay below SQLite's 32 766 parameters.
+/// Ids of one statement.
 const CHUNK: usize = 500;
-const TAG_CHUNK: usize = 2_000;
 
 /// What became of a batch of events.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -224,17 +223,16 @@ impl Tx {
         const OP: &str = "insert events";
         let events: Vec<&EventRecord> = events.collect();
         let mut inserted = HashSet::new();
-        for chunk in events.chunks(CHUNK) {
+        for some in in_statements(&events) {
             let ids: Vec<String> = on_tx!(&mut *self, |c, Db| {
                 let mut query = sqlx::QueryBuilder::<Db>::new(concat!(
                     "INSERT INTO cost_events (",
                     event_columns!(),
                     ") "
                 ));
-                query.push_values(chunk, |mut row, event| bind_event!(row, event));
+                query.push_values(some, |mut row, event| bind_event!(row, event));
                 query.push(" ON CONFLICT DO NOTHING RETURNING id");
-                let whole = chunk.len() == CHUNK;
-                query.build_query_scalar().persistent(whole).fetch_all(&mut *c).await.during(OP)?
+                query.build_query_scalar().fetch_all(&mut *c).await.during(OP)?
             });
             for id in &ids {
                 inserted.insert(Reader(OP).id("id", id)?);
@@ -252,20 +250,15 @@ impl Tx {
             .flat_map(|(id, tags)| tags.iter().map(move |(name, value)| (id.bare(), name, value)))
             .collect();
         rows.sort_unstable();
-        for chunk in rows.chunks(TAG_CHUNK) {
+        for some in in_statements(&rows) {
             on_tx!(&mut *self, |c, Db| {
                 let mut query =
                     sqlx::QueryBuilder::<Db>::new("INSERT INTO cost_event_tags (event_id, name, value) ");
-                query.push_values(chunk, |mut row, (id, name, value)| {
+                query.push_values(some, |mut row, (id, name, value)| {
                     row.push_bind(id.clone()).push_bind((*name).clone()).push_bind((*value).clone());
                 });
                 query.push(" ON CONFLICT DO NOTHING");
-                query
-                    .build()
-                    .persistent(chunk.len() == TAG_CHUNK)
-                    .execute(&mut *c)
-                    .await
-                    .during("insert tags")?;
+                query.build().execute(&mut *c).await.during("insert tags")?;
             });
         }
         Ok(())
@@ -288,12 +281,12 @@ impl Tx {
             })
             .collect();
         let mut booked = Vec::with_capacity(rows.len());
-        for chunk in rows.chunks(CHUNK) {
+        for some in in_statements(&rows) {
             let now: Vec<(String, i64, i64, i64)> = on_tx!(&mut *self, |c, Db| {
                 let mut query = sqlx::QueryBuilder::<Db>::new(
                     "INSERT INTO budget_windows (budget_id, generation, window_start_ms, window_end_ms, settled_nanos) ",
                 );
-                query.push_values(chunk, |mut row, (counter, window_end_ms, delta)| {
+                query.push_values(some, |mut row, (counter, window_end_ms, delta)| {
                     row.push_bind(counter.budget.bare())
                         .push_bind(i64::from(counter.generation))
                         .push_bind(counter.window_start_ms)
@@ -308,7 +301,7 @@ impl Tx {
                      ELSE budget_windows.settled_nanos + excluded.settled_nanos END \
                      RETURNING budget_id, generation, window_start_ms, settled_nanos",
                 );
-                query.build_query_as().persistent(false).fetch_all(&mut *c).await.during(OP)?
+                query.build_query_as().fetch_all(&mut *c).await.during(OP)?
             });
             for (budget, generation, window_start_ms, settled) in now {
                 let read = Reader(OP);

@@ -13,7 +13,7 @@ use super::{
     DenialRecord, Store,
     codec::Reader,
     error::{During, StoreError},
-    pool::{Tx, on_pool, on_tx},
+    pool::{Tx, in_statements, on_pool, on_tx},
     trail::{self, StoredTrail},
 };
 
@@ -232,20 +232,20 @@ impl Tx {
             }
         }
         let trails: Vec<&StoredTrail> = merged.values().collect();
-        for chunk in trails.chunks(CHUNK) {
+        for some in in_statements(&trails) {
             on_tx!(&mut *self, |c, Db| {
                 let mut query =
                     sqlx::QueryBuilder::<Db>::new("INSERT INTO trails (attempt_id, trail, closed) ");
-                query.push_values(chunk, |mut row, trail| {
+                query.push_values(some, |mut row, trail| {
                     row.push_bind(trail.attempt.bare())
-                        .push_bind(trail.bytes.clone())
+                        .push_bind(trail.bytes.to_vec())
                         .push_bind(trail.closed);
                 });
                 query.push(
                     " ON CONFLICT (attempt_id) DO UPDATE SET trail = excluded.trail, closed = excluded.closed \
                      WHERE NOT trails.closed",
                 );
-                query.build().persistent(false).execute(&mut *c).await.during("keep trails")?;
+                query.build().execute(&mut *c).await.during("keep trails")?;
             });
         }
         Ok(())

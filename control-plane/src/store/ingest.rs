@@ -4,13 +4,12 @@ use std::collections::BTreeMap;
 
 use nullspend_core::id::{AttemptId, KeyId, OrgId};
 use nullspend_proto::internal::{SequencedRecord, spool_record::Kind};
-use prost::Message;
 
 use super::{
     EventRecord, IngestReport, Store,
     codec::map_json,
     error::{During, StoreError},
-    pool::{Tx, on_pool, on_tx},
+    pool::{Tx, in_statements, on_pool, on_tx},
     record::{clean, closed_event, denial},
     trail::StoredTrail,
 };
@@ -74,19 +73,20 @@ impl Batch {
         let mut batch = Self::default();
         for record in records {
             batch.last_seq = batch.last_seq.max(record.seq);
-            let understood = match record.record.as_ref().and_then(|record| record.kind.as_ref()) {
-                Some(Kind::Closed(closed)) => closed_event(closed, dataplane_id, now_ms).map(|event| {
-                    let trail = closed.stub.as_ref().and_then(|stub| stub.trail.as_ref());
+            let understood = match record.read().map(|record| record.kind) {
+                Ok(Some(Kind::Closed(closed))) => closed_event(&closed, dataplane_id, now_ms).map(|event| {
+                    let trail = closed.stub.map(|stub| stub.trail).unwrap_or_default();
                     batch.trails.extend(StoredTrail::new(event.id, trail, event.measurement != "lapsed"));
                     batch.events.push(event);
                 }),
-                Some(Kind::Denied(denied)) => denial(denied).map(|denial| {
-                    batch.trails.extend(StoredTrail::new(denial.id, denied.trail.as_ref(), true));
+                Ok(Some(Kind::Denied(denied))) => denial(&denied).map(|denial| {
+                    batch.trails.extend(StoredTrail::new(denial.id, denied.trail, true));
                     batch.denials.push(denial);
                 }),
                 // Kept by the data plane for itself; reported by mistake they do no harm.
-                Some(Kind::Opened(_) | Kind::Settled(_)) => Ok(()),
-                None => Err("a kind of record this version does not know".to_owned()),
+                Ok(Some(Kind::Opened(_) | Kind::Settled(_))) => Ok(()),
+                Ok(None) => Err("a kind of record this version does not know".to_owned()),
+                Err(error) => Err(format!("no record: {error}")),
             };
             if let Err(reason) = understood {
                 batch.quarantined.push(Quarantined::new(record, reason));
@@ -98,9 +98,7 @@ impl Batch {
 
 impl Quarantined {
     fn new(record: &SequencedRecord, reason: String) -> Self {
-        let payload =
-            record.record.as_ref().map(|record| hex::encode(record.encode_to_vec())).unwrap_or_default();
-        Self { seq: record.seq, reason, payload }
+        Self { seq: record.seq, reason, payload: hex::encode(&record.record) }
     }
 }
 
@@ -249,13 +247,13 @@ impl Store {
 impl Tx {
     async fn insert_denials(&mut self, denials: &[DenialRecord], now_ms: i64) -> Result<u64, StoreError> {
         let mut inserted = 0;
-        for chunk in denials.chunks(DENIAL_CHUNK) {
+        for some in in_statements(denials) {
             inserted += on_tx!(&mut *self, |c, Db| {
                 let mut query = sqlx::QueryBuilder::<Db>::new(
                     "INSERT INTO denials (id, org_id, key_id, at_ms, code, provider, model, trace_id, session_id, \
                      customer_id, tags, estimated_nanos, details, suppressed, ingested_at_ms) ",
                 );
-                query.push_values(chunk, |mut row, denial| {
+                query.push_values(some, |mut row, denial| {
                     row.push_bind(denial.id.bare())
                         .push_bind(denial.org.bare())
                         .push_bind(denial.key.map(KeyId::bare))
@@ -273,13 +271,7 @@ impl Tx {
                         .push_bind(now_ms);
                 });
                 query.push(" ON CONFLICT DO NOTHING");
-                query
-                    .build()
-                    .persistent(false)
-                    .execute(&mut *c)
-                    .await
-                    .during("insert denials")?
-                    .rows_affected()
+                query.build().execute(&mut *c).await.during("insert denials")?.rows_affected()
             });
         }
         self.insert_tags(denials.iter().map(|denial| (denial.id, &denial.tags))).await?;

@@ -21,6 +21,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const READERS: u32 = 4;
 const POSTGRES_CONNECTIONS: u32 = 10;
+/// Statements that each connection keeps prepared: more than there are, so that none is prepared twice.
+const STATEMENTS: usize = 512;
 
 /// The store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +109,7 @@ async fn open_sqlite(url: &str) -> Result<Pool, OpenError> {
         // An acknowledged event must survive a power cut (design §3).
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
+        .statement_cache_capacity(STATEMENTS)
         .foreign_keys(true);
     // The writer goes first: it makes the file, and SQLite has no migration lock.
     let w = SqlitePoolOptions::new()
@@ -138,7 +141,10 @@ async fn is_between_transactions(connection: &mut SqliteConnection) -> Result<bo
 }
 
 async fn open_postgres(url: &str) -> Result<Pool, OpenError> {
-    let options = PgConnectOptions::from_str(url).map_err(OpenError::BadUrl)?.application_name("nullspend");
+    let options = PgConnectOptions::from_str(url)
+        .map_err(OpenError::BadUrl)?
+        .application_name("nullspend")
+        .statement_cache_capacity(STATEMENTS);
     let pool = PgPoolOptions::new()
         .max_connections(POSTGRES_CONNECTIONS)
         .acquire_timeout(ACQUIRE_TIMEOUT)

@@ -47,6 +47,17 @@ impl Tx {
     }
 }
 
+/// Rows for statements of many rows: 64, or a smaller power of two. So seven statements serve batches of any size, the
+/// driver keeps each prepared, and 64 rows of any table here have fewer than SQLite's 32 766 parameters.
+pub(super) fn in_statements<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let count = 1 << rows.len().min(64).checked_ilog2()?;
+        let (now, rest) = rows.split_at(count);
+        rows = rest;
+        Some(now)
+    })
+}
+
 /// Expands one query body for both drivers: `on_pool!(read self.pool, |c, Db| …)`; `c` is the pool, `Db` the driver.
 macro_rules! on_pool {
     (read $pool:expr, |$c:ident, $db:ident| $body:expr) => {
@@ -100,3 +111,20 @@ macro_rules! on_tx {
 }
 
 pub(super) use {on_pool, on_tx};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_in_one_statement_and_sizes_are_few() {
+        for len in 0..200 {
+            let rows: Vec<usize> = (0..len).collect();
+            assert_eq!(in_statements(&rows).flatten().copied().collect::<Vec<_>>(), rows);
+            assert!(
+                in_statements(&rows).all(|some| some.len() <= 64 && some.len().is_power_of_two()),
+                "{len}"
+            );
+        }
+    }
+}

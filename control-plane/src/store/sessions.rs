@@ -12,11 +12,8 @@ use nullspend_core::{
 use super::{
     EventRecord, Store,
     error::{During, StoreError},
-    pool::{Tx, on_pool, on_tx},
+    pool::{Tx, in_statements, on_pool, on_tx},
 };
-
-/// Rows of one statement.
-const CHUNK: usize = 500;
 
 /// By how much each session's spend changes.
 #[derive(Default)]
@@ -69,11 +66,11 @@ impl Tx {
             })
             .collect();
         for of_a_kind in rows.chunk_by(|a, b| (a.1 < 0) == (b.1 < 0)) {
-            for chunk in of_a_kind.chunks(CHUNK) {
-                if chunk.iter().any(|row| row.1 < 0) {
-                    self.lower_sessions(chunk).await?;
+            for some in in_statements(of_a_kind) {
+                if some.iter().any(|row| row.1 < 0) {
+                    self.lower_sessions(some).await?;
                 } else {
-                    self.raise_sessions(chunk).await?;
+                    self.raise_sessions(some).await?;
                 }
             }
         }
@@ -106,7 +103,7 @@ impl Tx {
                  last_used_ms = CASE WHEN excluded.last_used_ms > budget_sessions.last_used_ms \
                  THEN excluded.last_used_ms ELSE budget_sessions.last_used_ms END"
             ));
-            query.build().persistent(false).execute(&mut *c).await.during("book sessions")?;
+            query.build().execute(&mut *c).await.during("book sessions")?;
         });
         Ok(())
     }

@@ -12,11 +12,8 @@ use super::{
     Store,
     codec::Reader,
     error::{During, StoreError},
-    pool::{Tx, on_pool, on_tx},
+    pool::{Tx, in_statements, on_pool, on_tx},
 };
-
-/// Rows of one statement.
-const CHUNK: usize = 500;
 
 /// A threshold that a window has reached just now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,8 +89,8 @@ impl Tx {
             }));
         }
         let mut new = Vec::new();
-        for chunk in reached.chunks(CHUNK) {
-            new.extend(self.insert_reached(chunk, now_ms).await?);
+        for some in in_statements(&reached) {
+            new.extend(self.insert_reached(some, now_ms).await?);
         }
         Ok(new)
     }
@@ -106,18 +103,18 @@ impl Tx {
         const OP: &str = "read thresholds";
         let read = Reader(OP);
         let mut found = HashMap::new();
-        for chunk in booked.chunks(CHUNK) {
+        for some in in_statements(booked) {
             let rows: Vec<LimitRow> = on_tx!(&mut *self, |c, Db| {
                 let mut query = sqlx::QueryBuilder::<Db>::new(
                     "SELECT id, generation, limit_nanos, thresholds FROM budgets \
                      WHERE deleted_at_ms IS NULL AND id IN (",
                 );
                 let mut list = query.separated(", ");
-                for (counter, _) in chunk {
+                for (counter, _) in some {
                     list.push_bind(counter.budget.bare());
                 }
                 query.push(")");
-                query.build_query_as().persistent(false).fetch_all(&mut *c).await.during(OP)?
+                query.build_query_as().fetch_all(&mut *c).await.during(OP)?
             });
             for row in rows {
                 let key = (read.id("id", &row.id)?, read.number("generation", row.generation)?);
@@ -151,7 +148,7 @@ impl Tx {
                 " ON CONFLICT DO NOTHING \
                  RETURNING budget_id, generation, window_start_ms, percent, settled_nanos, limit_nanos",
             );
-            query.build_query_as().persistent(false).fetch_all(&mut *c).await.during(OP)?
+            query.build_query_as().fetch_all(&mut *c).await.during(OP)?
         });
         rows.into_iter().map(|row| row.into_crossing(Reader(OP))).collect()
     }

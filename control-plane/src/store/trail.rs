@@ -1,6 +1,7 @@
 //! Trails as bytes of the planes' own protocol and back. A word that only a later version knows makes the whole trail
 //! unreadable here: half an explanation could say the opposite of the truth.
 
+use bytes::Bytes;
 use nullspend_core::{
     id::AttemptId,
     ledger::Why,
@@ -17,14 +18,15 @@ use prost::Message as _;
 #[derive(Clone, Debug)]
 pub(super) struct StoredTrail {
     pub(super) attempt: AttemptId,
-    pub(super) bytes: Vec<u8>,
+    pub(super) bytes: Bytes,
     /// Told by a record of how the attempt ended.
     pub(super) closed: bool,
 }
 
 impl StoredTrail {
-    pub(super) fn new(attempt: AttemptId, trail: Option<&proto::Trail>, closed: bool) -> Option<Self> {
-        trail.map(|trail| Self { attempt, bytes: trail.encode_to_vec(), closed })
+    /// `None` of an attempt that has none.
+    pub(super) fn new(attempt: AttemptId, bytes: Bytes, closed: bool) -> Option<Self> {
+        (!bytes.is_empty()).then_some(Self { attempt, bytes, closed })
     }
 }
 

@@ -147,7 +147,7 @@ async fn spent(world: &World, measurement: &str, unpriced: bool) -> AttemptId {
         ..proto::Closed::default()
     };
     let record = proto::SpoolRecord { kind: Some(Kind::Closed(closed)) };
-    let records = [proto::SequencedRecord { seq: 1, record: Some(record) }];
+    let records = [proto::SequencedRecord::new(1, &record)];
     world.app.store().ingest_records("dp", &records, NOW).await.unwrap();
     id
 }

@@ -72,7 +72,7 @@ fn trail(basis: &str) -> proto::Trail {
 }
 
 fn told(mut closed: proto::Closed, trail: proto::Trail) -> proto::Closed {
-    closed.stub.as_mut().expect("a stub").trail = Some(trail);
+    closed.stub.as_mut().expect("a stub").trail = trail.to_bytes();
     closed
 }
 
@@ -187,7 +187,7 @@ fn denied(founded: &Founded, id: uuid::Uuid, at_ms: i64) -> proto::Denied {
         estimated_nanos: 77,
         details_json: "{\"a\":1}".to_owned(),
         suppressed: 3,
-        trail: Some(trail("")),
+        trail: trail("").to_bytes(),
         ..proto::Denied::default()
     }
 }

@@ -173,7 +173,7 @@ pub fn closed(
 
 /// A record of the spool.
 pub fn record(seq: u64, kind: proto::spool_record::Kind) -> proto::SequencedRecord {
-    proto::SequencedRecord { seq, record: Some(proto::SpoolRecord { kind: Some(kind) }) }
+    proto::SequencedRecord::new(seq, &proto::SpoolRecord { kind: Some(kind) })
 }
 
 /// Closed attempts as records from sequence number 1 on.

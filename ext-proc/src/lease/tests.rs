@@ -93,7 +93,7 @@ impl World {
 
     fn events(&self) -> Vec<Closed> {
         let batch = self.spool.read_from(1, usize::MAX, usize::MAX).unwrap();
-        let events = batch.records.into_iter().filter_map(|record| record.record?.kind);
+        let events = batch.records.into_iter().filter_map(|record| record.read().ok()?.kind);
         events.map(|kind| if let Kind::Closed(closed) = kind { closed } else { panic!("{kind:?}") }).collect()
     }
 }

@@ -2,8 +2,8 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::PoisonError};
 
-use nullspend_proto::internal::{SequencedRecord, SpoolRecord};
-use prost::Message as _;
+use bytes::Bytes;
+use nullspend_proto::internal::SequencedRecord;
 
 use super::{
     Spool, SpoolError,
@@ -84,6 +84,7 @@ fn read_segment(
         let left = usize::try_from(len - cursor.offset).unwrap_or(usize::MAX);
         let mut buffer = vec![0; left.min(chunk)];
         file.read_exact_at(&mut buffer, cursor.offset).map_err(failed("read", path))?;
+        let buffer = Bytes::from(buffer);
         let mut at = 0;
         while let Some(frame) = frame::read(&buffer[at..]) {
             let reported = Kind::of(frame.payload).is_some_and(Kind::is_reported);
@@ -91,10 +92,9 @@ fn read_segment(
                 if batch.records.len() >= max_records || (frame.len() > *room && !batch.records.is_empty()) {
                     return Ok(false);
                 }
-                let record = SpoolRecord::decode(frame.payload)
-                    .map_err(|_| SpoolError::Record { what: "does not read back" })?;
                 *room = room.saturating_sub(frame.len());
-                batch.records.push(SequencedRecord { seq: frame.seq, record: Some(record) });
+                let record = buffer.slice_ref(frame.payload);
+                batch.records.push(SequencedRecord { seq: frame.seq, record });
             }
             at += frame.len();
             cursor.offset += frame.len() as u64;

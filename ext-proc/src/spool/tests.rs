@@ -50,7 +50,7 @@ fn denied(n: u64) -> SpoolRecord {
 /// Numbers of the attempts a batch reports, in order.
 fn reported(spool: &Spool, from: u64) -> Vec<(u64, String)> {
     let batch = spool.read_from(from, usize::MAX, usize::MAX).unwrap();
-    batch.records.iter().map(|r| (r.seq, attempt_of(r.record.as_ref().unwrap()))).collect()
+    batch.records.iter().map(|r| (r.seq, attempt_of(&r.read().unwrap()))).collect()
 }
 
 fn attempt_of(record: &SpoolRecord) -> String {

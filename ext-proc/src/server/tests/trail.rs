@@ -5,6 +5,11 @@ use prost::Message as _;
 
 use super::{increments::unclosed, *};
 
+fn read(bytes: &[u8]) -> Trail {
+    assert!(!bytes.is_empty(), "no trail");
+    Trail::decode(bytes).unwrap()
+}
+
 fn words(trail: &Trail) -> Vec<&str> {
     trail.steps.iter().map(|stamp| stamp.step.as_str()).collect()
 }
@@ -15,7 +20,7 @@ async fn a_call_is_explained_by_its_record_from_the_moment_it_is_opened() {
     let mut exchange = world.request().await;
     let Answer::RequestBody(_) = exchange.send(&chat(false)).await else { panic!("not forwarded") };
     let open = unclosed(&world).remove(0);
-    let trail = open.trail.expect("what a crash would leave");
+    let trail = read(&open.trail);
     let decided = ["authenticate", "body", "price", "bound", "match", "budget", "reserve"];
     assert_eq!((words(&trail), trail.basis.as_str()), (decided.to_vec(), ""));
     assert!(trail.steps.iter().all(|stamp| stamp.at_us.is_some()), "{trail:#?}");
@@ -35,7 +40,7 @@ async fn a_call_is_explained_by_its_record_from_the_moment_it_is_opened() {
     exchange.answer_body(ANSWER, true).await;
     let records = world.records().await;
     let stub = closed(&records)[0].stub.clone().expect("a stub");
-    let trail = stub.trail.clone().expect("a trail");
+    let trail = read(&stub.trail);
     let all = [&decided[..], &["open", "forward", "answer", "first_byte", "close"]].concat();
     assert_eq!((words(&trail), trail.basis.as_str()), (all, "usage"));
     let times: Vec<_> = trail.steps.iter().map(|stamp| stamp.at_us).collect();
@@ -51,7 +56,7 @@ async fn a_denial_is_explained_by_its_record() {
     let Answer::ImmediateResponse(_) = exchange.send(&chat(false)).await else { panic!("forwarded") };
     let records = world.records().await;
     let Some(Kind::Denied(denied)) = &records[0].kind else { panic!("no denial: {records:#?}") };
-    let trail = denied.trail.as_ref().expect("a trail");
+    let trail = read(&denied.trail);
     let by = trail.denied_by.as_ref().expect("a budget said no");
     assert_eq!((by.place, by.why.as_str(), by.spend_nanos), (0, "budget", None));
     assert_eq!((trail.budgets[0].limit_nanos, trail.budgets[0].held_nanos), (7, 0));
