@@ -114,9 +114,13 @@ impl Flight {
         let Some(pending) = self.end(end) else { return Vec::new() };
         let plane = Arc::clone(&self.plane);
         let told = tells_cost.then(|| (pending.stub.clone(), pending.closing.clone()));
-        let settling = tokio::spawn(pending.settle(Arc::clone(&plane)));
-        // Elapsed is fine: the task goes on, and until it is done the hold keeps the money.
-        let settled = tokio::time::timeout(SETTLE_WAIT, settling).await.is_ok();
+        // Here, and not in a task of its own, which would cost a change of threads: a ledger that is well answers at once.
+        let mut settling = Box::pin(pending.settle(Arc::clone(&plane)));
+        let settled = tokio::time::timeout(SETTLE_WAIT, &mut settling).await.is_ok();
+        if !settled {
+            // It goes on, and until it is done the hold keeps the money.
+            tokio::spawn(settling);
+        }
         let Some((stub, closing)) = told else { return Vec::new() };
         let balances = if settled { plane.balances(&stub).await } else { Vec::new() };
         cost_comment(&closing, &balances)
