@@ -162,6 +162,8 @@ impl DataPlanes {
         // Revisions of another history say nothing about this one.
         let known = if request.history_id == position.history_id { request.resume_revision } else { 0 };
         let _connection = self.app.data_planes().connect(&request.dataplane_id, known);
+        let told = self.app.data_plane_came().await;
+        told.map_err(|error| self.failed("a data plane could not be told of", &error))?;
         let (mut revision, mut history) = (request.resume_revision, request.history_id.clone());
         let (mut first, mut told) = (true, Vec::new());
         loop {
