@@ -44,6 +44,7 @@ suite! {
     administration::a_place_has_one_live_budget,
     administration::resets_leave_old_windows_behind,
     administration::policy_is_read_whole_or_since_a_revision,
+    administration::what_has_ended_is_not_read_with_the_whole_policy,
     administration::concurrent_changes_take_different_revisions,
     administration::a_database_keeps_its_history,
     administration::a_database_has_one_node,
