@@ -1,5 +1,7 @@
 //! Explanations as clients read them: whole answers, and what becomes of parts that nobody told.
 
+mod denied;
+
 use http::StatusCode;
 use nullspend_core::id::{AttemptId, Ids, OrgId, RandomIds};
 use nullspend_proto::{
@@ -345,50 +347,30 @@ async fn reported_spend_and_adjustments_say_what_is_known() {
 }
 
 #[tokio::test]
-async fn each_kind_of_denial_tells_its_own_numbers() {
-    let velocity = proto::Velocity { limit_nanos: 50, window_ms: 60_000, cooldown_ms: 9_000 };
-    let limited = proto::SeenBudget {
-        session_limit_nanos: Some(70),
-        velocity: Some(velocity),
-        ..seen(0xb1, "strict_block", 1_000_000)
-    };
-    let by = |why: &str, spend_nanos| {
-        let denied_by = proto::DeniedBy { place: 0, why: why.to_owned(), spend_nanos, retry_after_ms: None };
-        let budgets = vec![limited.clone()];
-        Some(proto::Trail { budgets, denied_by: Some(denied_by), ..proto::Trail::default() })
-    };
-    let looked = proto::Trail { steps: steps(&[("price", 9)]), ..proto::Trail::default() };
-    let mandate =
-        json!({"mandate": "allowed_models", "requested": "gpt-4o", "allowed": ["gpt-4o-mini"]}).to_string();
-    for (code, trail, details, why, numbers, said) in [
-        (
-            "session_limit_exceeded",
-            by("session", Some(61)),
-            "{}",
-            "session",
-            ["61", "70"],
-            "\"s-1\" has spent",
-        ),
-        ("velocity_exceeded", by("velocity", Some(41)), "{}", "velocity", ["41", "50"], "in 60 s"),
-        ("mandate_violation", None, mandate.as_str(), "mandate", ["", ""], "do not include \"gpt-4o\""),
-        ("invalid_model", Some(looked), "{}", "no_price", ["", ""], "has no price"),
-        ("of_a_later_version", None, r#"{"fact":7}"#, "other", ["", ""], r#"{"fact":7}"#),
-    ] {
-        let world = World::new().await;
-        let details_json = details.to_owned();
-        let denied = proto::Denied { code: code.to_owned(), trail, details_json, ..denial(world.org) };
-        report(&world, [Kind::Denied(denied)]).await;
-        let (_, told) = explain(&world, &DENIAL.to_string()).await;
-        let denied = &told["data"]["deniedBy"];
-        assert_eq!(denied["why"], why, "{code}");
-        let told_numbers =
-            ["spentNanodollars", "limitNanodollars"].map(|name| denied[name].as_str().unwrap_or(""));
-        assert_eq!(told_numbers, numbers, "{code}");
-        assert!(denied["message"].as_str().unwrap().contains(said), "{code}: {denied}");
-        let how = told["data"]["price"]["how"].as_str();
-        let refused = "the model has no price, and the call was refused";
-        assert_eq!(how, (why == "no_price").then_some(refused), "{code}");
-    }
+async fn a_call_on_credit_tells_the_budgets_it_was_charged_to() {
+    let world = World::new().await;
+    let budget = json!({"entityType": "tag", "entityId": "team=core", "maxBudgetMicrodollars": 5_000_000});
+    let (_, made) = world.rest("owner", "POST", "/api/budgets", Some(budget)).await;
+    let mut closed = event(world.org);
+    let stub = closed.stub.as_mut().unwrap();
+    stub.charges.truncate(1);
+    stub.charges[0].budget_id = made["data"]["id"].as_str().unwrap().trim_start_matches("ns_bgt_").to_owned();
+    stub.on_credit = true;
+    let trail = stub.trail.as_mut().unwrap();
+    (trail.budgets, trail.cut) = (Vec::new(), None);
+    trail.steps = steps(&[("match", 120), ("credit", 200_120), ("open", 200_300)]);
+    report(&world, [Kind::Closed(closed)]).await;
+    let (_, told) = explain(&world, &EVENT.to_string()).await;
+    let told = &told["data"];
+    let charged = &told["budgets"][0];
+    assert_eq!((&charged["id"], &charged["entityId"]), (&made["data"]["id"], &json!("team=core")));
+    assert_eq!((&charged["before"], &charged["verdict"]), (&Value::Null, &Value::Null));
+    let summary = told["summary"].as_str().unwrap();
+    assert!(
+        summary.ends_with("nothing was held and the call went on its budgets' outageCreditMicrodollars"),
+        "{summary}"
+    );
+    assert_eq!(told["unknown"], json!(["the budgets' numbers: the ledger did not answer"]));
 }
 
 #[tokio::test]

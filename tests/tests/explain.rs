@@ -2,7 +2,7 @@
 
 use http::Method;
 use nullspend_e2e::{
-    console::{Agent, eventually, nanos},
+    console::{Agent, Console, eventually, nanos},
     http::{Live, Reply},
     stack::Stack,
 };
@@ -12,14 +12,14 @@ use tonic::{Code, Request, transport::Channel};
 
 use crate::{CHAT, request};
 
-async fn ask(stack: &Stack, id: &str) -> Reply {
-    stack.api(&stack.owner, Method::GET, &format!("/api/requests/{id}/explain"), Value::Null).await
+async fn ask(console: &Console, id: &str) -> Reply {
+    console.api(&console.owner, Method::GET, &format!("/api/requests/{id}/explain"), Value::Null).await
 }
 
 /// The explanation of an event, or of a denial once its record has arrived.
-async fn explain(stack: &Stack, id: &str) -> Value {
+pub(crate) async fn explain(console: &Console, id: &str) -> Value {
     let found = eventually("the record of the call", async || {
-        let reply = ask(stack, id).await;
+        let reply = ask(console, id).await;
         (reply.status.as_u16() == 200).then_some(reply)
     })
     .await;
@@ -34,7 +34,7 @@ fn trace(live: &Live) -> String {
     live.headers["x-nullspend-trace-id"].to_str().expect("text").to_owned()
 }
 
-fn words(told: &Value) -> Vec<&str> {
+pub(crate) fn words(told: &Value) -> Vec<&str> {
     let steps = told["steps"].as_array().expect("steps");
     steps.iter().map(|step| step["step"].as_str().expect("a word")).collect()
 }

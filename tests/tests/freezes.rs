@@ -11,7 +11,11 @@ use nullspend_e2e::{
 };
 use serde_json::{Value, json};
 
-use crate::{CHAT, MESSAGES, request};
+use crate::{
+    CHAT, MESSAGES,
+    explain::{explain, words},
+    request,
+};
 
 async fn freeze(console: &Console, entity_type: &str, entity_id: &str) -> Value {
     let body = json!({"entityType": entity_type, "entityId": entity_id, "reason": "runaway agent"});
@@ -139,7 +143,13 @@ async fn each_kind_of_freeze_stops_its_own_calls_and_no_others() {
         let listed =
             stack.api(&stack.owner, Method::GET, "/api/freezes", Value::Null).await.expect_status(200);
         assert_eq!(listed.json()["data"], json!([made]));
-        assert_frozen(&call(&stack, &frozen, headers).await, &made);
+        let refused = call(&stack, &frozen, headers).await;
+        assert_frozen(&refused, &made);
+        let told = explain(&stack, refused.header("x-nullspend-trace-id")).await;
+        let denied = &told["deniedBy"];
+        assert_eq!((&denied["why"], &denied["freezeId"]), (&json!("freeze"), &made["id"]), "{told:#}");
+        assert_eq!(words(&told).last(), Some(&"freeze"), "{told:#}");
+        assert!(denied["message"].as_str().is_some_and(|text| text.contains("is in force")), "{told:#}");
         for (agent, stopped) in [(&frozen, own), (&free, other)] {
             let reply = call(&stack, agent, &[]).await;
             assert_eq!(reply.status.as_u16(), if stopped { 403 } else { 200 }, "{kind}");

@@ -1,5 +1,6 @@
 //! Why a call was denied, or cost what it did (design law 8).
 
+mod denied;
 mod words;
 
 use std::collections::BTreeMap;
@@ -86,7 +87,11 @@ impl App {
             Explained::Event(event) => self.explain_event(caller, event).await,
             Explained::Denial(denial, key_name) => {
                 let trail = self.store.trail(denial.id).await?;
-                let said = words::of_denial(&denial, trail.as_ref());
+                let stopped = match denied::freeze_of(&denial) {
+                    Some(freeze) => self.store.freeze(caller.org, freeze).await?,
+                    None => None,
+                };
+                let said = denied::of_denial(&denial, trail.as_ref(), stopped.as_ref());
                 Ok(Explanation {
                     of: Explained::Denial(denial, key_name),
                     outcome: Outcome::Denied,

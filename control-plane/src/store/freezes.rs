@@ -151,6 +151,28 @@ impl Store {
         Ok(Some(revision))
     }
 
+    /// One freeze of the organisation, and when it was lifted if it was.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn freeze(
+        &self,
+        org: OrgId,
+        freeze: FreezeId,
+    ) -> Result<Option<(FreezeRecord, Option<i64>)>, StoreError> {
+        const OP: &str = "read a freeze";
+        let row: Option<FreezeRow> = on_pool!(read self.pool, |c, Db| {
+            const SQL: &str =
+                concat!("SELECT ", freeze_columns!(), " FROM freezes WHERE id = $1 AND org_id = $2");
+            sqlx::query_as(SQL).bind(freeze.bare()).bind(org.bare()).fetch_optional(c).await.during(OP)?
+        });
+        row.map(|row| {
+            let lifted_at_ms = row.lifted_at_ms;
+            Ok((row.into_record(OP)?, lifted_at_ms))
+        })
+        .transpose()
+    }
+
     /// The organisation's freezes in force, oldest first.
     ///
     /// # Errors
