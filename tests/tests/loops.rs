@@ -15,8 +15,8 @@ use crate::{
 };
 
 async fn limited(stack: &Stack, agent: &Agent, loop_max_calls: i64) -> Value {
-    let budget = json!({"entityType": "api_key", "entityId": agent.id, "maxBudgetMicrodollars": 1_000_000,
-        "policy": "warn", "loopMaxCalls": loop_max_calls});
+    let budget = json!({"entityType": "api_key", "entityId": agent.id, "name": "loops",
+        "maxBudgetMicrodollars": 1_000_000, "policy": "warn", "loopMaxCalls": loop_max_calls});
     stack.budget(budget).await
 }
 
@@ -45,7 +45,13 @@ fn assert_loop(reply: &Reply, kind: &str, calls: u64, most: u64) {
 async fn the_same_request_passes_as_often_as_its_budget_allows() {
     let stack = Stack::start().await;
     let (agent, other) = (stack.agent().await, stack.agent().await);
+    let spending = stack.limit_key(&agent, 1_000_000).await;
     let budget = limited(&stack, &agent, 3).await;
+    assert_eq!(
+        stack.budget_now(&spending).await["maxBudgetMicrodollars"],
+        1_000_000,
+        "it stays beside a named one"
+    );
     assert_eq!(budget["loopMaxCalls"], 3);
     for _ in 0..3 {
         let _ = ask(&stack, &agent, "again").await.expect_status(200);
