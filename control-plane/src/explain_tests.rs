@@ -5,14 +5,14 @@ mod denied;
 use http::StatusCode;
 use nullspend_core::id::{AttemptId, Ids, OrgId, RandomIds};
 use nullspend_proto::{
-    internal::{self as proto, spool_record::Kind},
+    internal::{self as proto, data_plane_service_client::DataPlaneServiceClient, spool_record::Kind},
     v1::{ExplainRequest, explain_service_client::ExplainServiceClient},
 };
 use serde_json::{Value, json};
 use tonic::{Code, Request};
 use uuid::Uuid;
 
-use crate::serving_tests::World;
+use crate::serving_tests::{World, soon};
 
 /// 2100-01-01T12:00:00Z: housekeeping goes by the real clock, and deletes denials that are old by it.
 const NOW: i64 = 4_102_488_000_000;
@@ -267,16 +267,50 @@ async fn what_is_not_there_is_a_404_that_says_how_long_denials_are_kept() {
     let elsewhere = OrgId(RandomIds.v4());
     report(&world, [Kind::Closed(event(elsewhere)), Kind::Denied(denial(elsewhere))]).await;
     let traces = ["e1".repeat(16), "d1".repeat(16)];
-    for id in [EVENT, DENIAL, RandomIds.v4()].map(|id| id.to_string()).into_iter().chain(traces) {
-        let (status, refused) = explain(&world, &id).await;
-        assert_eq!(status, StatusCode::NOT_FOUND, "{id}: {refused}");
+    let ids: Vec<_> =
+        [EVENT, DENIAL, RandomIds.v4()].map(|id| id.to_string()).into_iter().chain(traces).collect();
+    let asked = ids.iter().map(|id| explain(&world, id));
+    for (status, refused) in futures::future::join_all(asked).await {
+        assert_eq!(status, StatusCode::NOT_FOUND, "{refused}");
         let message = refused["error"]["message"].as_str().unwrap();
-        assert!(message.contains("Denials are kept for 7 days"), "{message}");
+        assert!(
+            message.contains("Denials are kept for 7 days") && message.contains("told of soon"),
+            "{message}"
+        );
     }
     let (status, refused) = explain(&world, "nonsense").await;
     assert_eq!((status, &refused["error"]["code"]), (StatusCode::BAD_REQUEST, &json!("validation_error")));
     let agent = world.rest("agent", "GET", &format!("/api/requests/{EVENT}/explain"), None).await;
     assert_eq!(agent.0, StatusCode::FORBIDDEN, "agents read what they are told when they are denied");
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_recorded_yet_is_waited_for() {
+    let world = World::new().await;
+    let waiting = world.plane.app().records();
+    for (kind, asked) in [
+        (Kind::Closed(event(world.org)), EVENT.to_string()),
+        (Kind::Denied(denial(world.org)), "d1".repeat(16)),
+    ] {
+        let reporting = async {
+            while waiting.receiver_count() == 0 {
+                tokio::task::yield_now().await;
+            }
+            let record = Some(proto::SpoolRecord { kind: Some(kind) });
+            let batch = proto::ReportRequest {
+                dataplane_id: asked.clone(),
+                records: vec![proto::SequencedRecord { seq: 1, record }],
+                ..proto::ReportRequest::default()
+            };
+            let mut planes = DataPlaneServiceClient::new(world.channel("internal").await);
+            let mut acks = planes.report(tokio_stream::once(batch)).await.unwrap().into_inner();
+            acks.message().await.unwrap().unwrap();
+        };
+        let ((status, told), ()) =
+            soon(Box::pin(futures::future::join(explain(&world, &asked), reporting))).await;
+        assert_eq!(status, StatusCode::OK, "{told:#}");
+    }
+    assert_eq!((*waiting.borrow(), waiting.receiver_count()), (2, 0), "each batch wakes who waits");
 }
 
 #[tokio::test]

@@ -134,6 +134,7 @@ impl DataPlanes {
         let now_ms = self.app.clock().now_ms();
         let report = self.app.store().ingest_records(&batch.dataplane_id, &batch.records, now_ms).await;
         let report = report.map_err(|error| self.failed("records could not be made durable", &error))?;
+        self.app.records().send_modify(|batches| *batches = batches.wrapping_add(1));
         self.app.crossed(&report.crossed);
         self.metrics.reported_records.inc_by(batch.records.len() as u64);
         if report.quarantined > 0 {

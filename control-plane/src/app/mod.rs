@@ -53,6 +53,7 @@ pub struct App {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     policy_changed: watch::Sender<u64>,
+    records: watch::Sender<u64>,
     data_planes: Arc<ConnectedPlanes>,
     /// Who this process is to the control planes beside it.
     id: String,
@@ -84,6 +85,7 @@ impl App {
             clock,
             ids,
             policy_changed: watch::Sender::new(0),
+            records: watch::Sender::new(0),
             data_planes: Arc::default(),
             id,
             told_enforced: Mutex::default(),
@@ -117,6 +119,12 @@ impl App {
     #[must_use]
     pub fn policy_changes(&self) -> watch::Receiver<u64> {
         self.policy_changed.subscribe()
+    }
+
+    /// Counts the batches of data planes' records that this process made durable, for whoever waits for a record.
+    #[must_use]
+    pub fn records(&self) -> &watch::Sender<u64> {
+        &self.records
     }
 
     /// The data planes that are connected, and what they enforce.
