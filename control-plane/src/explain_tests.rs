@@ -1,10 +1,12 @@
 //! Explanations as clients read them: whole answers, and what becomes of parts that nobody told.
 
+mod denied;
+
 use bytes::Bytes;
 use http::StatusCode;
 use nullspend_core::id::{AttemptId, Ids, OrgId, RandomIds};
 use nullspend_proto::{
-    internal::{self as proto, spool_record::Kind},
+    internal::{self as proto, data_plane_service_client::DataPlaneServiceClient, spool_record::Kind},
     v1::{ExplainRequest, explain_service_client::ExplainServiceClient},
 };
 use prost::Message as _;
@@ -12,7 +14,7 @@ use serde_json::{Value, json};
 use tonic::{Code, Request};
 use uuid::Uuid;
 
-use crate::serving_tests::World;
+use crate::serving_tests::{World, soon};
 
 /// 2100-01-01T12:00:00Z: housekeeping goes by the real clock, and deletes denials that are old by it.
 const NOW: i64 = 4_102_488_000_000;
@@ -271,16 +273,50 @@ async fn what_is_not_there_is_a_404_that_says_how_long_denials_are_kept() {
     let elsewhere = OrgId(RandomIds.v4());
     report(&world, [Kind::Closed(event(elsewhere)), Kind::Denied(denial(elsewhere))]).await;
     let traces = ["e1".repeat(16), "d1".repeat(16)];
-    for id in [EVENT, DENIAL, RandomIds.v4()].map(|id| id.to_string()).into_iter().chain(traces) {
-        let (status, refused) = explain(&world, &id).await;
-        assert_eq!(status, StatusCode::NOT_FOUND, "{id}: {refused}");
+    let ids: Vec<_> =
+        [EVENT, DENIAL, RandomIds.v4()].map(|id| id.to_string()).into_iter().chain(traces).collect();
+    let asked = ids.iter().map(|id| explain(&world, id));
+    for (status, refused) in futures::future::join_all(asked).await {
+        assert_eq!(status, StatusCode::NOT_FOUND, "{refused}");
         let message = refused["error"]["message"].as_str().unwrap();
-        assert!(message.contains("Denials are kept for 7 days"), "{message}");
+        assert!(
+            message.contains("Denials are kept for 7 days") && message.contains("told of soon"),
+            "{message}"
+        );
     }
     let (status, refused) = explain(&world, "nonsense").await;
     assert_eq!((status, &refused["error"]["code"]), (StatusCode::BAD_REQUEST, &json!("validation_error")));
     let agent = world.rest("agent", "GET", &format!("/api/requests/{EVENT}/explain"), None).await;
     assert_eq!(agent.0, StatusCode::FORBIDDEN, "agents read what they are told when they are denied");
+}
+
+#[tokio::test]
+async fn a_call_that_is_not_recorded_yet_is_waited_for() {
+    let world = World::new().await;
+    let waiting = world.plane.app().records();
+    for (kind, asked) in [
+        (Kind::Closed(event(world.org)), EVENT.to_string()),
+        (Kind::Denied(denial(world.org)), "d1".repeat(16)),
+    ] {
+        let reporting = async {
+            while waiting.receiver_count() == 0 {
+                tokio::task::yield_now().await;
+            }
+            let record = Some(proto::SpoolRecord { kind: Some(kind) });
+            let batch = proto::ReportRequest {
+                dataplane_id: asked.clone(),
+                records: vec![proto::SequencedRecord { seq: 1, record }],
+                ..proto::ReportRequest::default()
+            };
+            let mut planes = DataPlaneServiceClient::new(world.channel("internal").await);
+            let mut acks = planes.report(tokio_stream::once(batch)).await.unwrap().into_inner();
+            acks.message().await.unwrap().unwrap();
+        };
+        let ((status, told), ()) =
+            soon(Box::pin(futures::future::join(explain(&world, &asked), reporting))).await;
+        assert_eq!(status, StatusCode::OK, "{told:#}");
+    }
+    assert_eq!((*waiting.borrow(), waiting.receiver_count()), (2, 0), "each batch wakes who waits");
 }
 
 #[tokio::test]
@@ -351,51 +387,31 @@ async fn reported_spend_and_adjustments_say_what_is_known() {
 }
 
 #[tokio::test]
-async fn each_kind_of_denial_tells_its_own_numbers() {
-    let velocity = proto::Velocity { limit_nanos: 50, window_ms: 60_000, cooldown_ms: 9_000 };
-    let limited = proto::SeenBudget {
-        session_limit_nanos: Some(70),
-        velocity: Some(velocity),
-        ..seen(0xb1, "strict_block", 1_000_000)
-    };
-    let by = |why: &str, spend_nanos| {
-        let denied_by = proto::DeniedBy { place: 0, why: why.to_owned(), spend_nanos, retry_after_ms: None };
-        let budgets = vec![limited.clone()];
-        Some(proto::Trail { budgets, denied_by: Some(denied_by), ..proto::Trail::default() })
-    };
-    let looked = proto::Trail { steps: steps(&[("price", 9)]), ..proto::Trail::default() };
-    let mandate =
-        json!({"mandate": "allowed_models", "requested": "gpt-4o", "allowed": ["gpt-4o-mini"]}).to_string();
-    for (code, trail, details, why, numbers, said) in [
-        (
-            "session_limit_exceeded",
-            by("session", Some(61)),
-            "{}",
-            "session",
-            ["61", "70"],
-            "\"s-1\" has spent",
-        ),
-        ("velocity_exceeded", by("velocity", Some(41)), "{}", "velocity", ["41", "50"], "in 60 s"),
-        ("mandate_violation", None, mandate.as_str(), "mandate", ["", ""], "do not include \"gpt-4o\""),
-        ("invalid_model", Some(looked), "{}", "no_price", ["", ""], "has no price"),
-        ("of_a_later_version", None, r#"{"fact":7}"#, "other", ["", ""], r#"{"fact":7}"#),
-    ] {
-        let world = World::new().await;
-        let details_json = details.to_owned();
-        let trail = trail.map(|trail| trail.to_bytes()).unwrap_or_default();
-        let denied = proto::Denied { code: code.to_owned(), trail, details_json, ..denial(world.org) };
-        report(&world, [Kind::Denied(denied)]).await;
-        let (_, told) = explain(&world, &DENIAL.to_string()).await;
-        let denied = &told["data"]["deniedBy"];
-        assert_eq!(denied["why"], why, "{code}");
-        let told_numbers =
-            ["spentNanodollars", "limitNanodollars"].map(|name| denied[name].as_str().unwrap_or(""));
-        assert_eq!(told_numbers, numbers, "{code}");
-        assert!(denied["message"].as_str().unwrap().contains(said), "{code}: {denied}");
-        let how = told["data"]["price"]["how"].as_str();
-        let refused = "the model has no price, and the call was refused";
-        assert_eq!(how, (why == "no_price").then_some(refused), "{code}");
-    }
+async fn a_call_on_credit_tells_the_budgets_it_was_charged_to() {
+    let world = World::new().await;
+    let budget = json!({"entityType": "tag", "entityId": "team=core", "maxBudgetMicrodollars": 5_000_000});
+    let (_, made) = world.rest("owner", "POST", "/api/budgets", Some(budget)).await;
+    let mut closed = event(world.org);
+    let stub = closed.stub.as_mut().unwrap();
+    stub.charges.truncate(1);
+    stub.charges[0].budget_id = made["data"]["id"].as_str().unwrap().trim_start_matches("ns_bgt_").to_owned();
+    stub.on_credit = true;
+    change(stub, |trail| {
+        (trail.budgets, trail.cut) = (Vec::new(), None);
+        trail.steps = steps(&[("match", 120), ("credit", 200_120), ("open", 200_300)]);
+    });
+    report(&world, [Kind::Closed(closed)]).await;
+    let (_, told) = explain(&world, &EVENT.to_string()).await;
+    let told = &told["data"];
+    let charged = &told["budgets"][0];
+    assert_eq!((&charged["id"], &charged["entityId"]), (&made["data"]["id"], &json!("team=core")));
+    assert_eq!((&charged["before"], &charged["verdict"]), (&Value::Null, &Value::Null));
+    let summary = told["summary"].as_str().unwrap();
+    assert!(
+        summary.ends_with("nothing was held and the call went on its budgets' outageCreditMicrodollars"),
+        "{summary}"
+    );
+    assert_eq!(told["unknown"], json!(["the budgets' numbers: the ledger did not answer"]));
 }
 
 #[tokio::test]

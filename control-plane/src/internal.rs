@@ -134,6 +134,7 @@ impl DataPlanes {
         let now_ms = self.app.clock().now_ms();
         let report = self.app.store().ingest_records(&batch.dataplane_id, &batch.records, now_ms).await;
         let report = report.map_err(|error| self.failed("records could not be made durable", &error))?;
+        self.app.records().send_modify(|batches| *batches = batches.wrapping_add(1));
         self.app.crossed(&report.crossed);
         self.metrics.reported_records.inc_by(batch.records.len() as u64);
         if report.quarantined > 0 {
@@ -162,6 +163,8 @@ impl DataPlanes {
         // Revisions of another history say nothing about this one.
         let known = if request.history_id == position.history_id { request.resume_revision } else { 0 };
         let _connection = self.app.data_planes().connect(&request.dataplane_id, known);
+        let told = self.app.data_plane_came().await;
+        told.map_err(|error| self.failed("a data plane could not be told of", &error))?;
         let (mut revision, mut history) = (request.resume_revision, request.history_id.clone());
         let (mut first, mut told) = (true, Vec::new());
         loop {

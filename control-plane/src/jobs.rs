@@ -42,5 +42,6 @@ async fn purge(app: &App) -> Result<(), StoreError> {
     while store.purge_idempotency(now_ms - IDEMPOTENCY_KEPT_MS, CHUNK).await? > 0 {}
     while store.purge_sessions(now_ms - SESSIONS_KEPT_MS, CHUNK).await? > 0 {}
     while store.purge_denials(now_ms - DENIALS_KEPT_MS, CHUNK).await? > 0 {}
+    store.purge_control_planes().await?;
     Ok(())
 }

@@ -295,11 +295,20 @@ impl ControlPlane {
             .max_decoding_message_size(MAX_INTERNAL_MESSAGE)
             .max_encoding_message_size(MAX_INTERNAL_MESSAGE);
         let router = Routes::new(InterceptedService::new(service, join)).into_axum_router();
-        server::until(
+        let mut jobs = JoinSet::new();
+        let app = Arc::clone(&self.app);
+        jobs.spawn(async move { app.keep_telling_enforced().await });
+        let served = server::until(
             axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()),
             stop,
         )
-        .await
+        .await;
+        jobs.shutdown().await;
+        if let Err(error) = self.app.forget_enforced().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(error, "other control planes wait for this one until its lease ends");
+        }
+        served
     }
 
     /// Serves `/metrics` until `stop`.

@@ -132,7 +132,7 @@ impl Drop for World {
 }
 
 /// Waits for what another task does, a bounded time.
-async fn soon<F: Future>(what: F) -> F::Output {
+pub(crate) async fn soon<F: Future>(what: F) -> F::Output {
     tokio::time::timeout(Duration::from_secs(10), what).await.expect("within ten seconds")
 }
 

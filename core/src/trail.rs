@@ -147,6 +147,8 @@ pub enum Step {
     Authenticate,
     /// The key's providers were asked.
     ProviderMandate,
+    /// A freeze stopped it.
+    Freeze,
     /// The body came and was read.
     Body,
     /// The key's models were asked.
@@ -157,6 +159,8 @@ pub enum Step {
     Bound,
     /// Budgets were matched.
     Match,
+    /// Its repeats were counted.
+    Loop,
     /// The ledger asked the limits of sessions.
     Session,
     /// The ledger asked the limits of spend rates.
@@ -165,6 +169,8 @@ pub enum Step {
     Budget,
     /// The ledger held the amount in all of them.
     Reserve,
+    /// The ledger did not answer: it was taken out of what its budgets allow on credit.
+    Credit,
     /// The ledger knew a later limit: the policy was waited for.
     Refresh,
     /// The ledger's clock stood in another window.
@@ -189,18 +195,21 @@ pub enum Step {
 
 impl Step {
     /// All of them.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::Authenticate,
         Self::ProviderMandate,
+        Self::Freeze,
         Self::Body,
         Self::ModelMandate,
         Self::Price,
         Self::Bound,
         Self::Match,
+        Self::Loop,
         Self::Session,
         Self::Velocity,
         Self::Budget,
         Self::Reserve,
+        Self::Credit,
         Self::Refresh,
         Self::Rewindow,
         Self::Count,
@@ -219,15 +228,18 @@ impl Step {
         match self {
             Self::Authenticate => "authenticate",
             Self::ProviderMandate => "provider_mandate",
+            Self::Freeze => "freeze",
             Self::Body => "body",
             Self::ModelMandate => "model_mandate",
             Self::Price => "price",
             Self::Bound => "bound",
             Self::Match => "match",
+            Self::Loop => "loop",
             Self::Session => "session",
             Self::Velocity => "velocity",
             Self::Budget => "budget",
             Self::Reserve => "reserve",
+            Self::Credit => "credit",
             Self::Refresh => "refresh",
             Self::Rewindow => "rewindow",
             Self::Count => "count",

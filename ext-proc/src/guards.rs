@@ -45,7 +45,7 @@ impl Guards {
     }
 
     /// Counts a call where a budget limits repeats; the refusal of one that is part of a loop.
-    pub fn looping(&self, reserving: &Reserving, now: Moment) -> Option<Box<Answered>> {
+    pub fn looping(&self, reserving: &mut Reserving, now: Moment) -> Option<Box<Answered>> {
         if !reserving.may_loop() {
             return None;
         }

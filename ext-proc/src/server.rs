@@ -178,7 +178,7 @@ impl Session {
         mut admission: Admission,
         mut body: Vec<u8>,
     ) -> Result<(Box<Opening>, Vec<u8>), Box<Answered>> {
-        if let Admission::Reserve(reserving) = &admission
+        if let Admission::Reserve(reserving) = &mut admission
             && let Some(answered) = self.plane.guards.looping(reserving, self.plane.now())
         {
             return Err(answered);
@@ -192,7 +192,7 @@ impl Session {
             };
             let outcome = match self.plane.reserve(&reserving).await {
                 Asked::Ledger(outcome) => outcome,
-                Asked::OnCredit => return Ok((reserving.on_credit(), body)),
+                Asked::OnCredit => return Ok((reserving.on_credit(self.plane.now()), body)),
             };
             let mut verdict = reserving.reserved(outcome, self.plane.now());
             if let Verdict::Tighten(tightening) = verdict {

@@ -1,4 +1,4 @@
-//! The product as several processes: a control plane, any number of data planes with an Envoy each, one Redis.
+//! The product as several processes: a control plane or more, any number of data planes with an Envoy each, one Redis.
 
 use std::{
     collections::BTreeMap,
@@ -33,6 +33,7 @@ use crate::{
 pub struct Builder {
     env: BTreeMap<String, String>,
     shift_s: Option<i64>,
+    more_controls: usize,
 }
 
 impl Builder {
@@ -50,6 +51,13 @@ impl Builder {
         self
     }
 
+    /// Starts two control planes, which nodes follow in turn. They need a database that takes both.
+    #[must_use]
+    pub fn two_control_planes(mut self) -> Self {
+        self.more_controls = 1;
+        self
+    }
+
     /// Starts everything and waits until every node is ready.
     pub async fn start(self, nodes: usize) -> Cluster {
         let provider = FakeProvider::start().await.expect("a fake provider");
@@ -63,8 +71,6 @@ impl Builder {
         let time: Vec<_> = clock.iter().flat_map(ShiftedClock::env).collect();
         let redis = Redis::start_with(&place("redis"), &time).await;
         let owner = format!("ns_live_sk_{}", RandomIds.v4().simple());
-        let control_place = place("control");
-        let socket = |name: &str| control_place.join(format!("data/run/{name}.sock")).display().to_string();
         let mut env = self.env;
         env.extend(time.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
         for (name, value) in [
@@ -73,24 +79,18 @@ impl Builder {
             ("NULLSPEND_UPSTREAM_ANTHROPIC", provider.url()),
             ("NULLSPEND_BOOTSTRAP_KEY", owner.clone()),
             ("NULLSPEND_REDIS_URL", redis.url()),
-            ("NULLSPEND_EXT_PROC_CONTROL_PLANE", format!("unix:{}", socket("internal"))),
-            ("NULLSPEND_ENVOY_CONTROL_PLANE", format!("unix:{}", socket("control-plane"))),
         ] {
             env.entry(name.to_owned()).or_insert(value);
         }
-        let control = program::start("control-plane", &control_place, &env);
-        let mut cluster = Cluster {
-            control,
-            control_place,
-            nodes: Vec::new(),
-            env,
-            directory,
-            clock,
-            redis,
-            provider,
-            owner,
-        };
-        cluster.control_ready().await;
+        let mut controls = Vec::new();
+        for number in 0..=self.more_controls {
+            let place = place(&format!("control{number}"));
+            let mut control = Control { process: program::start("control-plane", &place, &env), place };
+            control.ready().await;
+            controls.push(control);
+        }
+        let mut cluster =
+            Cluster { controls, nodes: Vec::new(), env, directory, clock, redis, provider, owner };
         for number in 0..nodes {
             cluster.add_node(number).await;
         }
@@ -101,8 +101,7 @@ impl Builder {
 /// A running cluster.
 #[derive(Debug)]
 pub struct Cluster {
-    control: Child,
-    control_place: PathBuf,
+    controls: Vec<Control>,
     /// The data planes.
     pub nodes: Vec<Node>,
     env: BTreeMap<String, String>,
@@ -116,12 +115,20 @@ pub struct Cluster {
     pub owner: String,
 }
 
+#[derive(Debug)]
+struct Control {
+    process: Child,
+    place: PathBuf,
+}
+
 /// One data plane and the Envoy before it.
 #[derive(Debug)]
 pub struct Node {
     plane: Child,
     envoy: Child,
     place: PathBuf,
+    /// The settings of both, with the control plane that they follow.
+    env: BTreeMap<String, String>,
     /// Its ingress.
     pub console: Console,
 }
@@ -129,7 +136,8 @@ pub struct Node {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let places = self.nodes.iter().map(|node| &node.place).chain([&self.control_place]);
+            let controls = self.controls.iter().map(|control| &control.place);
+            let places = self.nodes.iter().map(|node| &node.place).chain(controls);
             for log in places.map(|place| place.join("err.log")) {
                 let text = fs::read_to_string(&log).unwrap_or_default();
                 let lines: Vec<&str> = text.lines().collect();
@@ -156,37 +164,27 @@ impl Cluster {
     async fn add_node(&mut self, number: usize) {
         let place = self.directory.path().join(format!("node{number}"));
         fs::create_dir_all(place.join("data/run")).expect("a directory");
-        let plane = program::start("ext-proc", &place, &self.env);
-        let envoy = self.start_envoy(&place).await;
+        let control = &self.controls[number % self.controls.len()];
+        let mut env = self.env.clone();
+        for (name, socket) in [
+            ("NULLSPEND_EXT_PROC_CONTROL_PLANE", "internal"),
+            ("NULLSPEND_ENVOY_CONTROL_PLANE", "control-plane"),
+        ] {
+            env.entry(name.to_owned())
+                .or_insert_with(|| format!("unix:{}", control.socket(socket).display()));
+        }
+        let plane = program::start("ext-proc", &place, &env);
+        let envoy = start_envoy(&place, &env).await;
         let url = ingress(&place.join("data/run/envoy.sock")).await;
-        let node = Node { plane, envoy, place, console: Console::new(url, self.owner.clone()) };
+        let node = Node { plane, envoy, place, env, console: Console::new(url, self.owner.clone()) };
         node.ready().await;
         self.nodes.push(node);
-    }
-
-    async fn start_envoy(&self, place: &Path) -> Child {
-        let printed =
-            program::prepared("envoy-config", place, &self.env).output().await.expect("the program runs");
-        assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
-        let config = place.join("envoy.yaml");
-        fs::write(&config, printed.stdout).expect("a file");
-        let envoy = std::env::var("NULLSPEND_ENVOY").unwrap_or_else(|_| "envoy".to_owned());
-        let log = File::create(place.join("envoy.log")).expect("a log file");
-        Command::new(envoy)
-            .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warn", "-c"])
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a log file"))
-            .stderr(log)
-            .kill_on_drop(true)
-            .spawn()
-            .expect("Envoy starts")
     }
 
     /// Runs a command of the program beside the control plane, which must succeed; what it printed.
     pub async fn run(&self, arguments: &[&str]) -> String {
         let (command, more) = arguments.split_first().expect("a command");
-        let ran = program::prepared(command, &self.control_place, &self.env).args(more).output().await;
+        let ran = program::prepared(command, &self.controls[0].place, &self.env).args(more).output().await;
         let ran = ran.expect("the program runs");
         let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
         assert!(ran.status.success(), "{arguments:?}: {out}{err}");
@@ -198,10 +196,10 @@ impl Cluster {
         self.clock.as_ref().expect("a shifted clock").shift(shift_s);
     }
 
-    /// Lines of the control plane's log that contain a text.
+    /// Lines of the (first) control plane's log that contain a text.
     #[must_use]
     pub fn log_lines(&self, text: &str) -> Vec<String> {
-        let log = fs::read_to_string(self.control_place.join("err.log")).unwrap_or_default();
+        let log = fs::read_to_string(self.controls[0].place.join("err.log")).unwrap_or_default();
         log.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
 
@@ -212,15 +210,16 @@ impl Cluster {
         fs::read_to_string(file).expect("an id").trim().to_owned()
     }
 
-    /// Ends the control plane as a power cut would.
+    /// Ends the (first) control plane as a power cut would.
     pub async fn kill9_control(&mut self) {
-        self.control.kill().await.expect("kill -9");
+        self.controls[0].process.kill().await.expect("kill -9");
     }
 
-    /// Starts the control plane again.
+    /// Starts it again.
     pub async fn restart_control(&mut self) {
-        self.control = program::start("control-plane", &self.control_place, &self.env);
-        self.control_ready().await;
+        let control = &mut self.controls[0];
+        control.process = program::start("control-plane", &control.place, &self.env);
+        control.ready().await;
     }
 
     /// Ends a data plane as a power cut would; its Envoy stays and answers 503.
@@ -231,15 +230,21 @@ impl Cluster {
     /// Starts a data plane again on its own spool.
     pub async fn restart_node(&mut self, number: usize) {
         let node = &mut self.nodes[number];
-        node.plane = program::start("ext-proc", &node.place, &self.env);
+        node.plane = program::start("ext-proc", &node.place, &node.env);
         node.ready().await;
     }
+}
 
-    async fn control_ready(&mut self) {
-        let socket = self.control_place.join("data/run/control-plane.sock");
-        let (control, place) = (&mut self.control, &self.control_place);
+impl Control {
+    fn socket(&self, name: &str) -> PathBuf {
+        self.place.join(format!("data/run/{name}.sock"))
+    }
+
+    async fn ready(&mut self) {
+        let (socket, place) = (self.socket("control-plane"), &self.place);
+        let process = &mut self.process;
         eventually("the control plane's API", async || {
-            if let Ok(Some(status)) = control.try_wait() {
+            if let Ok(Some(status)) = process.try_wait() {
                 let log = fs::read_to_string(place.join("err.log")).unwrap_or_default();
                 panic!("the control plane ended while starting ({status}):\n{log}");
             }
@@ -250,6 +255,12 @@ impl Cluster {
 }
 
 impl Node {
+    /// The process of its data plane.
+    #[must_use]
+    pub fn plane_pid(&self) -> u32 {
+        self.plane.id().expect("the data plane runs")
+    }
+
     /// The process of its Envoy.
     #[must_use]
     pub fn envoy_pid(&self) -> u32 {
@@ -264,6 +275,24 @@ impl Node {
         })
         .await;
     }
+}
+
+async fn start_envoy(place: &Path, env: &BTreeMap<String, String>) -> Child {
+    let printed = program::prepared("envoy-config", place, env).output().await.expect("the program runs");
+    assert!(printed.status.success(), "{}", String::from_utf8_lossy(&printed.stderr));
+    let config = place.join("envoy.yaml");
+    fs::write(&config, printed.stdout).expect("a file");
+    let envoy = std::env::var("NULLSPEND_ENVOY").unwrap_or_else(|_| "envoy".to_owned());
+    let log = File::create(place.join("envoy.log")).expect("a log file");
+    Command::new(envoy)
+        .args(["--concurrency", "1", "--use-dynamic-base-id", "--log-level", "warn", "-c"])
+        .arg(config)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a log file"))
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .expect("Envoy starts")
 }
 
 /// The ingress of the Envoy whose admin socket this is.

@@ -9,7 +9,11 @@ use nullspend_e2e::{
 };
 use serde_json::{Value, json};
 
-use crate::{CHAT, request, sum_nanos};
+use crate::{
+    CHAT,
+    explain::{explain, words},
+    request, sum_nanos,
+};
 
 /// Budgets are generous: these tests are about what is counted, not about what is denied.
 const LIMIT_MICRODOLLARS: i64 = 100_000_000;
@@ -158,8 +162,9 @@ async fn a_budget_may_be_spent_on_credit_while_redis_is_silent_and_no_further() 
         world.console(0).wait_events(1).await[0]["estimatedCostMicrodollars"].as_i64().expect("a bound");
     let affordable = CREDIT_MICRODOLLARS / (bound + 1)..=CREDIT_MICRODOLLARS / bound;
     world.cluster.redis.pause();
+    let mut on_credit = Vec::new();
     for node in 0..2 {
-        let mut passed = 0;
+        let (mut passed, mut last) = (0, String::new());
         let refused = loop {
             let called =
                 world.console(node).call(&world.agent.key, CHAT, request(CHAT, "hello", false)).await;
@@ -168,7 +173,9 @@ async fn a_budget_may_be_spent_on_credit_while_redis_is_silent_and_no_further() 
             }
             assert!(called.header("x-nullspend-warning").contains("on_credit"), "{called:?}");
             passed += 1;
+            last = called.header("x-nullspend-trace-id").to_owned();
         };
+        on_credit.push(last);
         assert_eq!((refused.status.as_u16(), refused.code().as_str()), (503, "budget_unavailable"));
         assert!(affordable.contains(&passed), "{passed} calls of {bound} on {CREDIT_MICRODOLLARS}");
     }
@@ -181,6 +188,12 @@ async fn a_budget_may_be_spent_on_credit_while_redis_is_silent_and_no_further() 
             held.then_some(())
         })
         .await;
+    }
+    for trace in on_credit {
+        let told = explain(world.console(0), &trace).await;
+        assert!(words(&told).contains(&"credit"), "{told:#}");
+        assert_eq!((&told["budgets"][0]["id"], &told["outcome"]), (&world.budget["id"], &json!("settled")));
+        assert!(told["summary"].as_str().is_some_and(|text| text.contains("outageCredit")), "{told:#}");
     }
     world.settle_up().await;
 }

@@ -2,7 +2,7 @@
 
 use http::Method;
 use nullspend_e2e::{
-    console::{Agent, eventually, nanos},
+    console::{Agent, Console, eventually, nanos},
     http::{Live, Reply},
     stack::Stack,
 };
@@ -12,14 +12,14 @@ use tonic::{Code, Request, transport::Channel};
 
 use crate::{CHAT, request};
 
-async fn ask(stack: &Stack, id: &str) -> Reply {
-    stack.api(&stack.owner, Method::GET, &format!("/api/requests/{id}/explain"), Value::Null).await
+async fn ask(console: &Console, id: &str) -> Reply {
+    console.api(&console.owner, Method::GET, &format!("/api/requests/{id}/explain"), Value::Null).await
 }
 
 /// The explanation of an event, or of a denial once its record has arrived.
-async fn explain(stack: &Stack, id: &str) -> Value {
+pub(crate) async fn explain(console: &Console, id: &str) -> Value {
     let found = eventually("the record of the call", async || {
-        let reply = ask(stack, id).await;
+        let reply = ask(console, id).await;
         (reply.status.as_u16() == 200).then_some(reply)
     })
     .await;
@@ -34,7 +34,7 @@ fn trace(live: &Live) -> String {
     live.headers["x-nullspend-trace-id"].to_str().expect("text").to_owned()
 }
 
-fn words(told: &Value) -> Vec<&str> {
+pub(crate) fn words(told: &Value) -> Vec<&str> {
     let steps = told["steps"].as_array().expect("steps");
     steps.iter().map(|step| step["step"].as_str().expect("a word")).collect()
 }
@@ -193,10 +193,27 @@ async fn a_call_that_a_crash_cut_short_is_explained_by_what_was_written_before()
 }
 
 #[tokio::test]
+async fn a_call_is_explained_as_soon_as_it_was_answered() {
+    let stack = Stack::start().await;
+    let agent = stack.agent().await;
+    for _ in 0..3 {
+        let passed = call(&stack, &agent, "hello", 200).await;
+        let told = ask(&stack, passed.header("x-nullspend-trace-id")).await.expect_status(200).json();
+        assert_eq!(told["data"]["outcome"], "settled", "{told:#}");
+    }
+    let tiny = stack.limit_key(&agent, 1).await;
+    let denied = call(&stack, &agent, "hello", 429).await;
+    let told = ask(&stack, denied.header("x-nullspend-trace-id")).await.expect_status(200).json();
+    assert_eq!(told["data"]["deniedBy"]["budgetId"], tiny["id"], "{told:#}");
+}
+
+#[tokio::test]
 async fn what_nobody_knows_is_a_404_that_says_how_long_denials_are_kept() {
     let stack = Stack::start().await;
-    for id in ["ns_evt_00000000-0000-0000-0000-0000000000aa", &"ab".repeat(16)] {
-        let refused = ask(&stack, id).await.expect_status(404).json();
+    let trace = "ab".repeat(16);
+    let asked = ["ns_evt_00000000-0000-0000-0000-0000000000aa", &trace].map(|id| ask(&stack, id));
+    for refused in futures::future::join_all(asked).await {
+        let refused = refused.expect_status(404).json();
         let message = refused["error"]["message"].as_str().expect("a sentence").to_owned();
         assert!(message.contains("Denials are kept for 7 days"), "{message}");
     }

@@ -5,11 +5,17 @@ use nullspend_e2e::{
     cluster::Cluster,
     console::{Agent, Console, eventually},
     http::{Http, Reply},
+    program::signal,
+    servers::postgres_database,
     stack::Stack,
 };
 use serde_json::{Value, json};
 
-use crate::{CHAT, MESSAGES, request};
+use crate::{
+    CHAT, MESSAGES,
+    explain::{explain, words},
+    request,
+};
 
 async fn freeze(console: &Console, entity_type: &str, entity_id: &str) -> Value {
     let body = json!({"entityType": entity_type, "entityId": entity_id, "reason": "runaway agent"});
@@ -78,6 +84,40 @@ async fn a_freeze_through_one_node_stops_all_of_them_at_once() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_through_one_control_plane_is_in_force_on_the_nodes_of_another() {
+    let database = postgres_database().await;
+    let cluster =
+        Cluster::builder().env("NULLSPEND_DATABASE_URL", &database).two_control_planes().start(2).await;
+    let [near, far] = [0, 1].map(|node| &cluster.nodes[node].console);
+    for _ in 0..4 {
+        let agent = near.agent().await;
+        let _ = call(far, &agent, &[]).await.expect_status(200);
+        let by_key = freeze(near, "api_key", &agent.id).await;
+        assert_frozen(&call(far, &agent, &[]).await, &by_key);
+        lift(near, &by_key).await;
+        let _ = call(far, &agent, &[]).await.expect_status(200);
+        near.limit_key(&agent, 1).await;
+        let denied = call(far, &agent, &[]).await.expect_status(429);
+        assert_eq!(denied.code(), "budget_exceeded");
+        let path = format!("/api/keys/{}", agent.id);
+        let _ = near.api(&near.owner, Method::DELETE, &path, Value::Null).await.expect_status(200);
+        let _ = call(far, &agent, &[]).await.expect_status(401);
+    }
+    // A data plane that does not answer is not in the promise, and the answer says so.
+    let body = json!({"entityType": "customer", "entityId": "acme"});
+    let far_plane = cluster.nodes[1].plane_pid();
+    signal(far_plane, "STOP");
+    let made = near.api(&near.owner, Method::POST, "/api/freezes", body.clone()).await;
+    signal(far_plane, "CONT");
+    assert_eq!(made.expect_status(201).json()["enforced"], false);
+    eventually("a freeze that both have confirmed", async || {
+        let again = near.api(&near.owner, Method::POST, "/api/freezes", body.clone()).await;
+        (again.expect_status(201).json()["enforced"] == true).then_some(())
+    })
+    .await;
+}
+
 /// Entity type and id, headers of a call that it stops, and whether it stops calls without them: this key's, another key's.
 type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], [bool; 2]);
 
@@ -103,7 +143,13 @@ async fn each_kind_of_freeze_stops_its_own_calls_and_no_others() {
         let listed =
             stack.api(&stack.owner, Method::GET, "/api/freezes", Value::Null).await.expect_status(200);
         assert_eq!(listed.json()["data"], json!([made]));
-        assert_frozen(&call(&stack, &frozen, headers).await, &made);
+        let refused = call(&stack, &frozen, headers).await;
+        assert_frozen(&refused, &made);
+        let told = explain(&stack, refused.header("x-nullspend-trace-id")).await;
+        let denied = &told["deniedBy"];
+        assert_eq!((&denied["why"], &denied["freezeId"]), (&json!("freeze"), &made["id"]), "{told:#}");
+        assert_eq!(words(&told).last(), Some(&"freeze"), "{told:#}");
+        assert!(denied["message"].as_str().is_some_and(|text| text.contains("is in force")), "{told:#}");
         for (agent, stopped) in [(&frozen, own), (&free, other)] {
             let reply = call(&stack, agent, &[]).await;
             assert_eq!(reply.status.as_u16(), if stopped { 403 } else { 200 }, "{kind}");

@@ -8,11 +8,15 @@ use nullspend_e2e::{
 };
 use serde_json::{Value, json};
 
-use crate::{CHAT, MESSAGES, request};
+use crate::{
+    CHAT, MESSAGES,
+    explain::{explain, words},
+    request,
+};
 
 async fn limited(stack: &Stack, agent: &Agent, loop_max_calls: i64) -> Value {
-    let budget = json!({"entityType": "api_key", "entityId": agent.id, "maxBudgetMicrodollars": 1_000_000,
-        "policy": "warn", "loopMaxCalls": loop_max_calls});
+    let budget = json!({"entityType": "api_key", "entityId": agent.id, "name": "loops",
+        "maxBudgetMicrodollars": 1_000_000, "policy": "warn", "loopMaxCalls": loop_max_calls});
     stack.budget(budget).await
 }
 
@@ -41,12 +45,27 @@ fn assert_loop(reply: &Reply, kind: &str, calls: u64, most: u64) {
 async fn the_same_request_passes_as_often_as_its_budget_allows() {
     let stack = Stack::start().await;
     let (agent, other) = (stack.agent().await, stack.agent().await);
+    let spending = stack.limit_key(&agent, 1_000_000).await;
     let budget = limited(&stack, &agent, 3).await;
+    assert_eq!(
+        stack.budget_now(&spending).await["maxBudgetMicrodollars"],
+        1_000_000,
+        "it stays beside a named one"
+    );
     assert_eq!(budget["loopMaxCalls"], 3);
     for _ in 0..3 {
         let _ = ask(&stack, &agent, "again").await.expect_status(200);
     }
-    assert_loop(&ask(&stack, &agent, "again").await, "per_key", 4, 3);
+    let denied = ask(&stack, &agent, "again").await;
+    assert_loop(&denied, "per_key", 4, 3);
+    let told = explain(&stack, denied.header("x-nullspend-trace-id")).await;
+    let by = &told["deniedBy"];
+    assert_eq!((&by["why"], &by["budgetId"]), (&json!("loop"), &budget["id"]), "{told:#}");
+    assert!(
+        by["message"].as_str().is_some_and(|text| text.contains("this very request 4 times")),
+        "{told:#}"
+    );
+    assert_eq!(words(&told).last(), Some(&"loop"), "{told:#}");
     assert_loop(&ask(&stack, &agent, "again").await, "per_key", 5, 3);
     // Another request, another API and another key are no part of it.
     let _ = ask(&stack, &agent, "something else").await.expect_status(200);

@@ -1,8 +1,9 @@
 //! Why a call was denied, or cost what it did (design law 8).
 
+mod denied;
 mod words;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use nullspend_core::{
     id::{AttemptId, BudgetId},
@@ -16,6 +17,9 @@ use crate::store::{BudgetName, DenialRecord, EventRecord, EventRevision, Source,
 
 pub use words::Said;
 pub(crate) use words::is_alias;
+
+/// How long the record of a call is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is to be explained.
 #[derive(Clone, Debug)]
@@ -62,31 +66,43 @@ pub struct Explanation {
     pub said: Said,
 }
 
+/// How a call is named.
+#[derive(Clone, Copy)]
+enum Asked<'a> {
+    Attempt(AttemptId),
+    Trace(&'a str),
+}
+
 impl App {
-    /// Explains an event or a denial by its id, or the newest call of a trace.
+    /// Explains an event or a denial by its id, or the newest call of a trace. Data planes tell of a call a moment after it
+    /// ended: what is not known yet is waited for, up to a second.
     ///
     /// # Errors
     /// `not_found` when there is none in the caller's organisation; `validation_error` for what is no id.
     pub async fn explain(&self, caller: &Caller, id: &str) -> Result<Explanation, AppError> {
         caller.require(Role::Viewer)?;
-        let of = match (id.parse::<AttemptId>(), is_trace(id)) {
-            (Ok(id), _) => self.event_or_denial(caller, id).await?,
-            (Err(_), true) => match self.store.newest_of_trace(caller.org, id).await? {
-                Some(Traced::Event(id) | Traced::Denial(id)) => self.event_or_denial(caller, id).await?,
-                None => None,
-            },
+        let asked = match (id.parse::<AttemptId>(), is_trace(id)) {
+            (Ok(id), _) => Asked::Attempt(id),
+            (Err(_), true) => Asked::Trace(id),
             (Err(_), false) => {
                 let message = "must be ns_evt_<uuid>, a bare UUID, or a trace of 32 lower-case hex digits";
                 let issue = Issue { path: vec!["id".into()], message: message.to_owned() };
                 return Err(AppError::validation(vec![issue]));
             }
         };
-        let of = of.ok_or_else(unknown)?;
+        let of = match self.find(caller, asked).await? {
+            Some(of) => of,
+            None => self.find_soon(caller, asked).await?.ok_or_else(unknown)?,
+        };
         match of {
             Explained::Event(event) => self.explain_event(caller, event).await,
             Explained::Denial(denial, key_name) => {
                 let trail = self.store.trail(denial.id).await?;
-                let said = words::of_denial(&denial, trail.as_ref());
+                let stopped = match denied::freeze_of(&denial) {
+                    Some(freeze) => self.store.freeze(caller.org, freeze).await?,
+                    None => None,
+                };
+                let said = denied::of_denial(&denial, trail.as_ref(), stopped.as_ref());
                 Ok(Explanation {
                     of: Explained::Denial(denial, key_name),
                     outcome: Outcome::Denied,
@@ -98,6 +114,35 @@ impl App {
                 })
             }
         }
+    }
+
+    async fn find_soon(&self, caller: &Caller, asked: Asked<'_>) -> Result<Option<Explained>, AppError> {
+        let mut records = self.records.subscribe();
+        let found = async {
+            loop {
+                if let Some(found) = self.find(caller, asked).await? {
+                    return Ok(Some(found));
+                }
+                // The sender lives as long as this does.
+                let _ = records.changed().await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, found).await {
+            Ok(found) => found,
+            // Records that another control plane took wake nobody here.
+            Err(_) => self.find(caller, asked).await,
+        }
+    }
+
+    async fn find(&self, caller: &Caller, asked: Asked<'_>) -> Result<Option<Explained>, AppError> {
+        let id = match asked {
+            Asked::Attempt(id) => id,
+            Asked::Trace(trace) => match self.store.newest_of_trace(caller.org, trace).await? {
+                Some(Traced::Event(id) | Traced::Denial(id)) => id,
+                None => return Ok(None),
+            },
+        };
+        self.event_or_denial(caller, id).await
     }
 
     async fn event_or_denial(&self, caller: &Caller, id: AttemptId) -> Result<Option<Explained>, AppError> {
@@ -139,7 +184,8 @@ fn outcome(event: &EventRecord) -> Outcome {
 }
 
 fn unknown() -> AppError {
-    let message = "No event and no denial of this id is known in your organisation. Denials are kept for 7 days, and \
-                   of very many in one minute some are only counted";
+    let message = "No event and no denial of this id is known in your organisation. A call that is under way, or ended this \
+                   second, is told of soon: ask again. Denials are kept for 7 days, and of very many in one minute some are \
+                   only counted";
     AppError::new(Kind::NotFound, "not_found", message)
 }

@@ -4,6 +4,7 @@ mod budgets;
 mod caller;
 mod check;
 mod document;
+mod enforced;
 mod error;
 mod events;
 mod explain;
@@ -21,7 +22,6 @@ mod thresholds;
 use std::{
     fmt,
     sync::{Arc, PoisonError, RwLock},
-    time::Duration,
 };
 
 use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, policy::Policy};
@@ -46,9 +46,6 @@ pub use startup::Bootstrap;
 
 use crate::store::{PolicyDelta, Store};
 
-/// How long a change waits for data planes to enforce it.
-const PROPAGATION: Duration = Duration::from_secs(1);
-
 /// Everything the use cases work with.
 pub struct App {
     store: Store,
@@ -56,7 +53,12 @@ pub struct App {
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
     policy_changed: watch::Sender<u64>,
+    records: watch::Sender<u64>,
     data_planes: Arc<ConnectedPlanes>,
+    /// Who this process is to the control planes beside it.
+    id: String,
+    /// What they were told that its data planes enforce.
+    told_enforced: Mutex<Option<u64>>,
     policy: RwLock<Arc<Policy>>,
     /// One at a time, so that each finds what the one before it booked.
     rerating: Mutex<()>,
@@ -76,13 +78,17 @@ impl App {
     /// Over an open store and a loaded (or soon to be loaded) ledger.
     #[must_use]
     pub fn new(store: Store, ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
+        let id = ids.v4().hyphenated().to_string();
         Self {
             store,
             ledger,
             clock,
             ids,
             policy_changed: watch::Sender::new(0),
+            records: watch::Sender::new(0),
             data_planes: Arc::default(),
+            id,
+            told_enforced: Mutex::default(),
             policy: RwLock::default(),
             rerating: Mutex::default(),
             charging: tokio::sync::RwLock::default(),
@@ -115,6 +121,12 @@ impl App {
         self.policy_changed.subscribe()
     }
 
+    /// Counts the batches of data planes' records that this process made durable, for whoever waits for a record.
+    #[must_use]
+    pub fn records(&self) -> &watch::Sender<u64> {
+        &self.records
+    }
+
     /// The data planes that are connected, and what they enforce.
     #[must_use]
     pub fn data_planes(&self) -> &Arc<ConnectedPlanes> {
@@ -124,19 +136,6 @@ impl App {
     /// Wakes the policy streams, which look what is new.
     fn wake_watchers(&self) {
         self.policy_changed.send_modify(|_| {});
-    }
-
-    /// Wakes the policy streams and waits until every connected data plane enforces `revision`, so that a caller that
-    /// was answered can rely on its change. A data plane that does not say so in time is not waited for: it gets the
-    /// change as soon as it can.
-    /// False: one did not.
-    async fn policy_changed(&self, revision: u64) -> bool {
-        self.policy_changed.send_modify(|known| *known = revision.max(*known));
-        let enforced = self.data_planes.enforced(revision, PROPAGATION).await;
-        if !enforced {
-            tracing::warn!(revision, "a data plane has not confirmed a policy change within {PROPAGATION:?}");
-        }
-        enforced
     }
 
     /// Policy as the database has it now; only what changed since the last time is read.

@@ -3,7 +3,6 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -71,35 +70,50 @@ impl ConnectedPlanes {
         self.wake();
     }
 
-    /// Waits until every connected data plane enforces `revision`; false when `patience` ends first.
-    pub async fn enforced(&self, revision: u64, patience: Duration) -> bool {
-        let mut changed = self.changed.subscribe();
-        let all =
-            changed.wait_for(|_| self.lock().by_stream.values().all(|plane| plane.enforces >= revision));
-        tokio::time::timeout(patience, all).await.is_ok()
+    /// The revision that every connected data plane enforces; `None` when none is connected.
+    #[must_use]
+    pub fn all_enforce(&self) -> Option<u64> {
+        self.lock().by_stream.values().map(|plane| plane.enforces).min()
+    }
+
+    /// Wakes when a data plane goes, or says what it enforces.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Waits until every connected data plane enforces `revision`.
+    pub async fn enforced(&self, revision: u64) {
+        let all = |_: &u64| self.all_enforce().is_none_or(|enforced| enforced >= revision);
+        // The sender lives as long as this does.
+        let _ = self.changes().wait_for(all).await;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
 
-    const SOON: Duration = Duration::from_millis(1);
+    fn enforced(planes: &ConnectedPlanes, revision: u64) -> bool {
+        planes.enforced(revision).now_or_never().is_some()
+    }
 
-    #[tokio::test]
-    async fn a_change_is_enforced_once_every_connected_plane_has_confirmed_it() {
+    #[test]
+    fn a_change_is_enforced_once_every_connected_plane_has_confirmed_it() {
         let planes = Arc::new(ConnectedPlanes::default());
-        assert!(planes.enforced(9, SOON).await, "nobody is connected");
+        assert!(enforced(&planes, 9) && planes.all_enforce().is_none(), "nobody is connected");
         let (first, second) = (planes.connect("a", 3), planes.connect("b", 0));
-        assert!(!planes.enforced(3, SOON).await);
+        assert!(!enforced(&planes, 3));
         planes.confirm("b", 3);
-        assert!(planes.enforced(3, SOON).await);
+        assert!(enforced(&planes, 3));
         planes.confirm("a", 2);
-        assert!(planes.enforced(3, SOON).await, "confirmations never go back");
-        assert!(!planes.enforced(4, SOON).await);
+        assert_eq!(planes.all_enforce(), Some(3), "confirmations never go back");
+        assert!(!enforced(&planes, 4));
         drop(first);
         planes.confirm("b", 4);
-        assert!(planes.enforced(4, SOON).await, "who left is not waited for");
+        assert!(enforced(&planes, 4), "who left is not waited for");
         drop(second);
     }
 }

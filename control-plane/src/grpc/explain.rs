@@ -2,7 +2,6 @@
 
 use nullspend_core::{
     attempt::BudgetCharge,
-    id::BudgetId,
     ledger::Why,
     money::Nanos,
     policy::{Enforcement, Velocity},
@@ -53,7 +52,9 @@ fn explained(explanation: &Explanation) -> v1::Explanation {
 
 fn of_event(explanation: &Explanation, event: &EventRecord) -> v1::Explanation {
     let trail = explanation.trail.as_ref();
-    let decided = trail.map(|trail| budgets(trail, trail.bound.map_or(Nanos::ZERO, |bound| bound.hold)));
+    // On credit, and where nobody told, only what it was charged to is known.
+    let decided = trail.filter(|trail| !trail.budgets.is_empty());
+    let decided = decided.map(|trail| budgets(trail, trail.bound.map_or(Nanos::ZERO, |bound| bound.hold)));
     let held = event.held.unwrap_or_default();
     v1::Explanation {
         id: event.id.to_string(),
@@ -224,19 +225,21 @@ fn charged(explanation: &Explanation, charges: &[BudgetCharge]) -> Vec<v1::Expla
 }
 
 fn denied_by(explanation: &Explanation, denial: &DenialRecord) -> v1::ExplainedDenial {
+    let said = &explanation.said;
     let by = explanation.trail.as_ref().and_then(|trail| {
         let by = trail.denied_by?;
         Some((by, trail.budgets.get(by.place)?))
     });
     let (spent, limit) = by.map(|(by, seen)| numbers(by, seen)).unwrap_or_default();
     v1::ExplainedDenial {
-        why: explanation.said.why.to_owned(),
-        budget_id: by.map(|(_, seen)| seen.budget).as_ref().map(BudgetId::to_string),
-        message: explanation.said.denied.clone(),
+        why: said.why.to_owned(),
+        budget_id: by.map(|(_, seen)| seen.budget.to_string()).or_else(|| said.budget.clone()),
+        freeze_id: said.freeze.clone(),
+        message: said.denied.clone(),
         asked_nanodollars: denial.estimated_nanos,
         spent_nanodollars: spent.map(|spent| spent.0),
         limit_nanodollars: limit.map(|limit| limit.0),
-        retry_after_ms: by.and_then(|(by, _)| by.retry_after_ms),
+        retry_after_ms: by.map_or(said.retry_after_ms, |(by, _)| by.retry_after_ms),
         suppressed: denial.suppressed,
     }
 }

@@ -6,7 +6,7 @@ use nullspend_core::{
 };
 
 use super::{
-    PolicyDelta, Store,
+    Store,
     codec::Reader,
     error::{During, StoreError},
     pool::{on_pool, on_tx},
@@ -37,9 +37,10 @@ macro_rules! freeze_columns {
         "id, org_id, entity_type, entity_id, reason, created_by, created_at_ms, lifted_at_ms"
     };
 }
+pub(super) use freeze_columns;
 
 #[derive(sqlx::FromRow)]
-struct Row {
+pub(super) struct FreezeRow {
     id: String,
     org_id: String,
     entity_type: String,
@@ -47,11 +48,11 @@ struct Row {
     reason: String,
     created_by: String,
     created_at_ms: i64,
-    lifted_at_ms: Option<i64>,
+    pub(super) lifted_at_ms: Option<i64>,
 }
 
-impl Row {
-    fn into_record(self, op: &'static str) -> Result<FreezeRecord, StoreError> {
+impl FreezeRow {
+    pub(super) fn into_record(self, op: &'static str) -> Result<FreezeRecord, StoreError> {
         let read = Reader(op);
         let target = Target::parse(&self.entity_type, &self.entity_id)
             .ok_or_else(|| read.bad("entity_id", &self.entity_id))?;
@@ -76,7 +77,7 @@ impl Store {
         let freeze = &record.freeze;
         let mut tx = self.pool.begin().await.during(OP)?;
         let revision = tx.next_revision().await?;
-        let rows: Vec<Row> = on_tx!(&mut tx, |c, Db| {
+        let rows: Vec<FreezeRow> = on_tx!(&mut tx, |c, Db| {
             const SQL: &str = concat!(
                 "SELECT ",
                 freeze_columns!(),
@@ -150,13 +151,35 @@ impl Store {
         Ok(Some(revision))
     }
 
+    /// One freeze of the organisation, and when it was lifted if it was.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn freeze(
+        &self,
+        org: OrgId,
+        freeze: FreezeId,
+    ) -> Result<Option<(FreezeRecord, Option<i64>)>, StoreError> {
+        const OP: &str = "read a freeze";
+        let row: Option<FreezeRow> = on_pool!(read self.pool, |c, Db| {
+            const SQL: &str =
+                concat!("SELECT ", freeze_columns!(), " FROM freezes WHERE id = $1 AND org_id = $2");
+            sqlx::query_as(SQL).bind(freeze.bare()).bind(org.bare()).fetch_optional(c).await.during(OP)?
+        });
+        row.map(|row| {
+            let lifted_at_ms = row.lifted_at_ms;
+            Ok((row.into_record(OP)?, lifted_at_ms))
+        })
+        .transpose()
+    }
+
     /// The organisation's freezes in force, oldest first.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn list_freezes(&self, org: OrgId) -> Result<Vec<FreezeRecord>, StoreError> {
         const OP: &str = "list freezes";
-        let rows: Vec<Row> = on_pool!(read self.pool, |c, Db| {
+        let rows: Vec<FreezeRow> = on_pool!(read self.pool, |c, Db| {
             const SQL: &str = concat!(
                 "SELECT ",
                 freeze_columns!(),
@@ -165,27 +188,5 @@ impl Store {
             sqlx::query_as(SQL).bind(org.bare()).fetch_all(c).await.during(OP)?
         });
         rows.into_iter().map(|row| row.into_record(OP)).collect()
-    }
-
-    /// Freezes that were made or lifted after a policy revision.
-    pub(super) async fn read_freezes(&self, after: i64, delta: &mut PolicyDelta) -> Result<(), StoreError> {
-        const OP: &str = "read freezes";
-        let rows: Vec<Row> = on_pool!(read self.pool, |c, Db| {
-            sqlx::query_as(concat!("SELECT ", freeze_columns!(), " FROM freezes WHERE revision > $1"))
-                .bind(after)
-                .fetch_all(c)
-                .await
-                .during(OP)?
-        });
-        for row in rows {
-            let lifted = row.lifted_at_ms.is_some();
-            let record = row.into_record(OP)?;
-            if !lifted {
-                delta.freezes.push(record.freeze);
-            } else if !delta.snapshot {
-                delta.lifted_freezes.push(record.freeze.freeze);
-            }
-        }
-        Ok(())
     }
 }

@@ -9,6 +9,7 @@
 mod books;
 mod budgets;
 mod codec;
+mod control_planes;
 mod error;
 mod event_read;
 mod event_row;

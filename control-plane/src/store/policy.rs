@@ -7,6 +7,7 @@ use super::{
     budgets::{BudgetRow, budget_columns},
     codec::Reader,
     error::{During, StoreError},
+    freezes::{FreezeRow, freeze_columns},
     keys::{KeyRow, key_columns},
     pool::{Tx, on_pool, on_tx},
 };
@@ -15,6 +16,18 @@ use super::{
 struct OrgRow {
     id: String,
     unpriced_hold_nanos: Option<i64>,
+}
+
+/// What changed after a revision, what has ended too; of the whole policy only what is in force.
+macro_rules! changed_rows {
+    ($store:expr, $op:expr, $columns:ident, $table:literal, $ended:literal, $after:expr, $whole:expr) => {
+        on_pool!(read $store.pool, |c, Db| {
+            const SQL: &str = concat!(
+                "SELECT ", $columns!(), " FROM ", $table, " WHERE revision > $1 AND ($2 OR ", $ended, " IS NULL)"
+            );
+            sqlx::query_as(SQL).bind($after).bind(!$whole).fetch_all(c).await.during($op)?
+        })
+    };
 }
 
 impl Tx {
@@ -105,19 +118,14 @@ impl Store {
 
     async fn read_keys(&self, after: i64, delta: &mut PolicyDelta) -> Result<(), StoreError> {
         const OP: &str = "read keys' policy";
-        let rows: Vec<KeyRow> = on_pool!(read self.pool, |c, Db| {
-            sqlx::query_as(concat!("SELECT ", key_columns!(), " FROM api_keys k WHERE k.revision > $1"))
-                .bind(after)
-                .fetch_all(c)
-                .await
-                .during(OP)?
-        });
+        let rows: Vec<KeyRow> =
+            changed_rows!(self, OP, key_columns, "api_keys k", "revoked_at_ms", after, delta.snapshot);
         for row in rows {
             let hash = row.hash(OP)?;
             let key = row.into_record(OP)?;
             if key.revoked_at_ms.is_none() {
                 delta.keys.push((hash, key.identity));
-            } else if !delta.snapshot {
+            } else {
                 delta.revoked_keys.push(key.identity.key);
             }
         }
@@ -126,20 +134,31 @@ impl Store {
 
     async fn read_budgets(&self, after: i64, delta: &mut PolicyDelta) -> Result<(), StoreError> {
         const OP: &str = "read budgets' policy";
-        let rows: Vec<BudgetRow> = on_pool!(read self.pool, |c, Db| {
-            sqlx::query_as(concat!("SELECT ", budget_columns!(), " FROM budgets WHERE revision > $1"))
-                .bind(after)
-                .fetch_all(c)
-                .await
-                .during(OP)?
-        });
+        let rows: Vec<BudgetRow> =
+            changed_rows!(self, OP, budget_columns, "budgets", "deleted_at_ms", after, delta.snapshot);
         for row in rows {
             let deleted = row.deleted_at_ms.is_some();
             let budget = row.into_record(OP)?;
             if !deleted {
                 delta.budgets.push(budget.rule);
-            } else if !delta.snapshot {
+            } else {
                 delta.deleted_budgets.push(budget.rule.budget);
+            }
+        }
+        Ok(())
+    }
+
+    async fn read_freezes(&self, after: i64, delta: &mut PolicyDelta) -> Result<(), StoreError> {
+        const OP: &str = "read freezes' policy";
+        let rows: Vec<FreezeRow> =
+            changed_rows!(self, OP, freeze_columns, "freezes", "lifted_at_ms", after, delta.snapshot);
+        for row in rows {
+            let lifted = row.lifted_at_ms.is_some();
+            let record = row.into_record(OP)?;
+            if !lifted {
+                delta.freezes.push(record.freeze);
+            } else {
+                delta.lifted_freezes.push(record.freeze.freeze);
             }
         }
         Ok(())

@@ -1,10 +1,11 @@
 //! Organisations, keys, budgets, policy, nodes.
 
 use nullspend_control_plane::store::{
-    BooksSince, BudgetPlace, BudgetRecord, Cursor, Founding, Revoked, StoreError,
+    BooksSince, BudgetPlace, BudgetRecord, Cursor, Founding, FreezeRecord, Revoked, StoreError,
 };
 use nullspend_core::{
-    id::{BudgetId, Ids, KeyId, OrgId, RandomIds, UserId},
+    freeze::{Freeze, Target},
+    id::{BudgetId, FreezeId, Ids, KeyId, OrgId, RandomIds, UserId},
     ledger::CounterKey,
     money::Nanos,
     policy::{BudgetRule, Enforcement, Entity, OrgRule, OutputPolicy, Role, Velocity},
@@ -251,6 +252,39 @@ pub async fn policy_is_read_whole_or_since_a_revision(world: World) {
     let ahead = world.store.policy_since(delta.revision + 1).await.unwrap();
     assert!(ahead.snapshot, "a revision this database never had");
     assert!(ahead.revoked_keys.is_empty() && ahead.keys.len() == 1);
+}
+
+pub async fn what_has_ended_is_not_read_with_the_whole_policy(world: World) {
+    let founded = world.founded().await;
+    let before = world.store.policy_position().await.unwrap().revision;
+    let (place, record) = budget_record(&founded, "acme", 1_000);
+    let budget = put(&world, &place, record).await.rule.budget;
+    let (key, hash) = key_record(founded.org, founded.user, KeyId(RandomIds.v4()), Role::Agent, 2);
+    world.store.insert_key(&key, &hash).await.unwrap();
+    let freeze = Freeze {
+        freeze: FreezeId(RandomIds.v4()),
+        org: founded.org,
+        target: Target::Model("gpt-4o".to_owned()),
+        reason: String::new(),
+        since_ms: NOW,
+    };
+    let frozen = FreezeRecord { freeze: freeze.clone(), created_by: String::new() };
+    world.store.put_freeze(&frozen, 9).await.unwrap();
+    world.store.delete_budget(founded.org, budget, NOW).await.unwrap();
+    world.store.revoke_key(founded.org, key.identity.key, NOW).await.unwrap();
+    world.store.lift_freeze(founded.org, freeze.freeze, "", NOW).await.unwrap();
+    // Rows that cannot be read show who reads them.
+    const SPOIL: [&str; 3] = [
+        "UPDATE budgets SET time_zone = '?' WHERE deleted_at_ms IS NOT NULL",
+        "UPDATE api_keys SET default_tags = '?' WHERE revoked_at_ms IS NOT NULL",
+        "UPDATE freezes SET entity_type = 'tag', entity_id = '?' WHERE lifted_at_ms IS NOT NULL",
+    ];
+    for spoil in SPOIL {
+        world.run(spoil, spoil).await;
+        let whole = world.store.policy_snapshot().await.unwrap();
+        assert_eq!((whole.keys.len(), whole.budgets.len(), whole.freezes.len()), (1, 0, 0));
+        assert!(world.store.policy_since(before).await.is_err(), "a delta tells what has ended: {spoil}");
+    }
 }
 
 pub async fn concurrent_changes_take_different_revisions(world: World) {

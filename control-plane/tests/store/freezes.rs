@@ -48,10 +48,15 @@ pub async fn a_freeze_is_policy_until_it_is_lifted(world: World) {
     assert_eq!(store.policy_since(before).await.unwrap().freezes.len(), 3);
     assert_eq!(store.policy_snapshot().await.unwrap().freezes.len(), 3);
 
+    let known = store.freeze(founded.org, made[0].freeze.freeze).await.unwrap();
+    assert_eq!(known, Some((made[0].clone(), None)));
     let (first, middle) = (made[0].freeze.freeze, store.policy_position().await.unwrap().revision);
     assert_eq!(store.lift_freeze(OrgId(RandomIds.v4()), first, "me", NOW).await.unwrap(), None, "not theirs");
     let lifted = store.lift_freeze(founded.org, first, "me", NOW + 1).await.unwrap().unwrap();
     assert_eq!(store.lift_freeze(founded.org, first, "me", NOW + 2).await.unwrap(), None, "once");
+    let known = store.freeze(founded.org, first).await.unwrap();
+    assert_eq!(known, Some((made[0].clone(), Some(NOW + 1))), "it is remembered");
+    assert_eq!(store.freeze(OrgId(RandomIds.v4()), first).await.unwrap(), None);
     let delta = store.policy_since(middle).await.unwrap();
     assert_eq!((delta.revision, delta.lifted_freezes, delta.freezes), (lifted, vec![first], vec![]));
     let whole = store.policy_snapshot().await.unwrap();

@@ -3,6 +3,7 @@
 
 mod administration;
 mod calls;
+mod control_planes;
 mod events;
 mod explain;
 mod freezes;
@@ -43,11 +44,15 @@ suite! {
     administration::a_place_has_one_live_budget,
     administration::resets_leave_old_windows_behind,
     administration::policy_is_read_whole_or_since_a_revision,
+    administration::what_has_ended_is_not_read_with_the_whole_policy,
     administration::concurrent_changes_take_different_revisions,
     administration::a_database_keeps_its_history,
     administration::a_database_has_one_node,
     calls::idempotent_calls_run_once,
     calls::stale_calls_give_way,
+    control_planes::a_change_waits_for_the_data_planes_of_other_control_planes,
+    control_planes::a_control_plane_tells_of_its_data_planes_where_others_may_be,
+    control_planes::a_control_plane_that_is_not_heard_of_is_not_waited_for,
     freezes::a_freeze_is_policy_until_it_is_lifted,
     freezes::a_thing_is_frozen_once_and_there_is_an_end_to_them,
     ingest::records_are_written_once,

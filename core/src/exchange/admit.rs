@@ -126,6 +126,7 @@ impl AwaitingBody {
         view.assume_priority = call.upstream.assume_priority;
         let model = view.model.clone();
         if let Some(refusal) = call.frozen(&policy, &view) {
+            call.steps.note(Step::Freeze);
             return call.deny(&refusal, &model, now);
         }
         if call.key.allowed_models.is_some() {
@@ -195,6 +196,7 @@ impl Opening {
         let mut answered = call.denied(&call.frozen(policy, view)?, &view.model, now);
         if let Some(denial) = &mut answered.denial {
             denial.trail = self.trail.clone();
+            denial.trail.steps.note(Step::Freeze);
         }
         Some(answered)
     }
@@ -380,7 +382,9 @@ impl Reserving {
 
     /// Goes on without the ledger, once the call's cost was taken out of that credit.
     #[must_use]
-    pub fn on_credit(mut self: Box<Self>) -> Box<Opening> {
+    pub fn on_credit(mut self: Box<Self>, now: Moment) -> Box<Opening> {
+        self.admitted.call.steps.note(Step::Credit);
+        self.admitted.call.steps.stamp(now.us);
         (self.admitted.hold, self.admitted.paid) = (self.credit().0, None);
         self.admitted.call.attribution.warnings.push(Warning::OnCredit);
         let mut opening = self.admitted.open(&self.scopes, BudgetStatus::Approved, Vec::new(), None);

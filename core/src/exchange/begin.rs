@@ -151,7 +151,7 @@ fn accept(
     if key.allowed_providers.is_some() {
         steps.note(Step::ProviderMandate);
     }
-    let call = Call {
+    let mut call = Call {
         attempt,
         api,
         key: Arc::clone(key),
@@ -169,6 +169,7 @@ fn accept(
         steps,
     };
     if let Some(refusal) = call.frozen_caller(policy) {
+        call.steps.note(Step::Freeze);
         let denial = call.denial(&refusal.answer(Some(api)), "", Nanos::ZERO, now.ms);
         return Err(Box::new(Refused { refusal, denial: Some(denial) }));
     }

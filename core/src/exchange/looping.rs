@@ -11,6 +11,7 @@ use crate::{
     attempt::{Api, Denial},
     loops::{Fingerprints, LoopKind, Looping, Loops, WINDOW_S},
     policy::BudgetRule,
+    trail::Step,
 };
 
 impl Reserving {
@@ -30,8 +31,10 @@ impl Reserving {
 
     /// Counts the call, and refuses it if it is part of a loop. Once for each call, before its first reserve.
     #[must_use]
-    pub fn looping(&self, loops: &mut Loops, now: Moment) -> Option<Box<Answered>> {
-        let (fingerprint, call) = (self.fingerprint?, &self.admitted.call);
+    pub fn looping(&mut self, loops: &mut Loops, now: Moment) -> Option<Box<Answered>> {
+        let fingerprint = self.fingerprint?;
+        self.admitted.call.steps.note(Step::Loop);
+        let call = &self.admitted.call;
         let mut found = None;
         // Counted under every budget, also behind the one that refuses it.
         for rule in &self.rules {

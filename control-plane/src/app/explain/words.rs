@@ -1,15 +1,12 @@
-//! Explanations as sentences.
+//! What events cost, and how prices were found, as sentences.
 
 use nullspend_core::{
-    ledger::Why,
-    money::Nanos,
     price::{Layer, Match},
-    trail::{Basis, BudgetSeen, PriceFound, Step, Trail},
+    trail::{Basis, PriceFound, Step, Trail},
 };
-use serde_json::Value;
 
 use super::Outcome;
-use crate::store::{DenialRecord, EventRecord, EventRevision, Source};
+use crate::store::{EventRecord, EventRevision, Source};
 
 /// What an explanation says in words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -18,8 +15,14 @@ pub struct Said {
     pub summary: String,
     /// Why it was denied; empty for an event.
     pub denied: String,
-    /// `budget`, `session`, `velocity`, `mandate`, `no_price` or `other`; empty for an event.
+    /// `budget`, `session`, `velocity`, `loop`, `freeze`, `mandate`, `no_price` or `other`; empty for an event.
     pub why: &'static str,
+    /// The freeze that stopped it.
+    pub freeze: Option<String>,
+    /// The budget that said no without its numbers being asked.
+    pub budget: Option<String>,
+    /// Milliseconds until trying again made sense, where no budget's numbers say so.
+    pub retry_after_ms: Option<i64>,
     /// How the price was found, or what was done without one; `None` when nobody came to look, or told.
     pub price: Option<String>,
     /// What the cost rests on; empty for a denial.
@@ -28,100 +31,10 @@ pub struct Said {
     pub unknown: Vec<String>,
 }
 
-const NO_TRAIL: &str = "price search, bound, the budgets' numbers and the order of decisions: this call was recorded \
+pub(super) const NO_TRAIL: &str = "price search, bound, the budgets' numbers and the order of decisions: this call was recorded \
                         by a version that did not tell them, or its hold was swept by another data plane than its own";
 
-/// Why a call was denied.
-pub(super) fn of_denial(denial: &DenialRecord, trail: Option<&Trail>) -> Said {
-    let (why, denied) = denied(denial, trail);
-    let mut unknown = Vec::new();
-    if trail.is_none() {
-        unknown.push(NO_TRAIL.to_owned());
-    }
-    let price = trail.and_then(|trail| price(trail, &denial.model, "and the call was refused"));
-    let summary =
-        format!("Denied with {}: {denied}. Nothing was forwarded and nothing was spent", denial.code);
-    Said { summary, denied, why, price, cost: String::new(), unknown }
-}
-
-fn denied(denial: &DenialRecord, trail: Option<&Trail>) -> (&'static str, String) {
-    let asked = Nanos(denial.estimated_nanos);
-    let by = trail.and_then(|trail| {
-        let by = trail.denied_by?;
-        Some((by, trail.budgets.get(by.place)?, trail.finalize))
-    });
-    if let Some((by, seen, finalize)) = by {
-        return match by.why {
-            Why::Budget => ("budget", over_budget(seen, asked, finalize)),
-            Why::Session { spend } => ("session", over_session(seen, denial, spend, asked)),
-            Why::Velocity { rate } => ("velocity", too_fast(seen, rate, asked)),
-        };
-    }
-    let details: Value = serde_json::from_str(&denial.details).unwrap_or_default();
-    match denial.code.as_str() {
-        "mandate_violation" => {
-            let of = |name: &str| details[name].as_str().unwrap_or("?").to_owned();
-            let text = format!("the key's {} do not include {:?}", of("mandate"), of("requested"));
-            ("mandate", format!("{text}; they are {}", details["allowed"]))
-        }
-        "invalid_model" => {
-            let text = "has no price, and the organisation refuses such calls";
-            ("no_price", format!("{:?} of {} {text}", denial.model, denial.provider))
-        }
-        "session_limit_exceeded" => ("session", format!("a session's limit would be passed: {details}")),
-        "velocity_exceeded" => ("velocity", format!("a spend rate's limit would be passed: {details}")),
-        code if code.ends_with("budget_exceeded") => {
-            ("budget", format!("a budget had no room for {asked}: {details}"))
-        }
-        _ => ("other", format!("the facts of its answer are {details}")),
-    }
-}
-
-/// `the monthly org budget "name" of ns_org_…`.
-fn named(seen: &BudgetSeen) -> String {
-    let name = if seen.name.is_empty() { String::new() } else { format!(" {:?}", seen.name) };
-    format!("the {} budget{name} of {}", seen.entity.kind(), seen.entity.shown_id())
-}
-
-fn over_budget(seen: &BudgetSeen, asked: Nanos, finalize: bool) -> String {
-    let left = seen.limit - seen.settled - seen.held;
-    let back = if finalize { Nanos::ZERO } else { seen.kept_back };
-    let kept = if back > Nanos::ZERO {
-        format!(", of which {back} are kept back for final answers")
-    } else {
-        String::new()
-    };
-    format!(
-        "{} has a limit of {}, of which {} are spent and {} are held by other calls; {left} are left{kept}, and this call \
-         may cost up to {asked}",
-        named(seen),
-        seen.limit,
-        seen.settled,
-        seen.held,
-    )
-}
-
-fn over_session(seen: &BudgetSeen, denial: &DenialRecord, spend: Nanos, asked: Nanos) -> String {
-    format!(
-        "{} allows one session {}; the session {:?} has spent and holds {spend}, and this call may cost up to {asked}",
-        named(seen),
-        seen.session_limit.unwrap_or_default(),
-        denial.session_id.as_deref().unwrap_or_default(),
-    )
-}
-
-fn too_fast(seen: &BudgetSeen, rate: Nanos, asked: Nanos) -> String {
-    let (limit, window_ms) =
-        seen.velocity.map_or((Nanos::ZERO, 0), |velocity| (velocity.limit, velocity.window_ms));
-    format!(
-        "{} may be spent no faster than {limit} in {} s; {rate} were, and this call may cost up to {asked}, or the cool-down \
-         of an earlier one was not over",
-        named(seen),
-        window_ms / 1000,
-    )
-}
-
-fn price(trail: &Trail, asked: &str, without: &str) -> Option<String> {
+pub(super) fn price(trail: &Trail, asked: &str, without: &str) -> Option<String> {
     match &trail.price {
         Some(found) => Some(found_by(found, asked)),
         None if trail.steps.has(Step::Price) => Some(format!("the model has no price, {without}")),
@@ -166,6 +79,10 @@ pub(super) fn of_event(
         let text = "what the event said before it was corrected: both records came at once, or an earlier version took them";
         unknown.push(text.to_owned());
     }
+    let on_credit = trail.is_some_and(|trail| trail.steps.has(Step::Credit));
+    if on_credit {
+        unknown.push("the budgets' numbers: the ledger did not answer".to_owned());
+    }
     let basis = trail.and_then(|trail| trail.basis);
     let cost = rests_on(event, outcome, basis);
     if cost.is_empty() {
@@ -184,9 +101,15 @@ pub(super) fn of_event(
         "budget_exceeded" => "; the stream was ended early, since a budget had no more to give",
         _ => "; the stream was ended early, since nothing more could be held for it",
     });
+    let credit = match on_credit {
+        true => {
+            "; the ledger did not answer, so nothing was held and the call went on its budgets' outageCreditMicrodollars"
+        }
+        false => "",
+    };
     let how = if cost.is_empty() { String::new() } else { format!(": {cost}") };
-    let summary = format!("{said}{how}{}", cut.unwrap_or_default());
-    Said { summary, denied: String::new(), why: "", price, cost, unknown }
+    let summary = format!("{said}{how}{}{credit}", cut.unwrap_or_default());
+    Said { summary, price, cost, unknown, ..Said::default() }
 }
 
 fn no_decision(source: Source) -> String {

@@ -16,7 +16,7 @@ fn freeze(kind: &str, id: &str) -> Freeze {
     }
 }
 
-fn frozen_policy(kind: &str, id: &str) -> Policy {
+pub(super) fn frozen_policy(kind: &str, id: &str) -> Policy {
     let mut policy = policy_with(identity());
     policy.put_budget(budget(Enforcement::StrictBlock));
     policy.put_freeze(freeze(kind, id));

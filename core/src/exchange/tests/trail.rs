@@ -315,3 +315,56 @@ fn every_ending_says_what_its_cost_rests_on() {
     assert_eq!(unanswered(Some(Origin::NotSent), End::Complete), Some(Basis::NotSent));
     assert_eq!(unanswered(Some(Origin::MaybeSent), End::Complete), Some(Basis::WholeHoldUnreachable));
 }
+
+#[test]
+fn a_freeze_is_the_last_step_wherever_it_stops_a_call() {
+    use super::frozen::frozen_policy;
+    let by_model = frozen_policy("model", "gpt-4o-mini");
+    let by_key = frozen_policy("api_key", &identity().key.bare());
+    let refused_words = |mut answered: Box<Answered>| {
+        answered.took(at(40));
+        let trail = answered.denial.expect("a denial").trail;
+        assert_eq!(steps(&trail).last(), Some(&(Step::Freeze, Some(40))));
+        words(&trail)
+    };
+    let by_headers = start(by_key.clone(), &headers(CHAT, &[])).expect_err("refused");
+    assert_eq!(refused_words(by_headers), ["authenticate", "freeze"]);
+    let by_body = refused(admit(by_model, CHAT, &chat(false)));
+    assert_eq!(refused_words(by_body), ["authenticate", "body", "freeze"]);
+    let reserved = ReserveOutcome::Reserved { balances: vec![balance(0, 0)], exceeded: vec![] };
+    let opening = opening(
+        stage(policy([budget(Enforcement::StrictBlock)]), &[], &chat(false)).reserved(Ok(reserved), at(30)),
+    );
+    let late = opening.frozen(&by_key, at(39)).expect("refused");
+    assert_eq!(refused_words(late)[4..], ["match", "budget", "reserve", "freeze"]);
+}
+
+#[test]
+fn repeats_are_counted_after_the_budgets_were_matched_and_before_the_ledger_is_asked() {
+    let mut loops = crate::loops::Loops::default();
+    let policy = policy([BudgetRule { loop_max_calls: Some(1), ..budget(Enforcement::StrictBlock) }]);
+    let settings = settings();
+    let mut counted = || {
+        let awaiting = start(policy.clone(), &headers(CHAT, &[])).expect("accepted");
+        let mut stage = reserving(awaiting.body(&settings, &chat(false), at(10)));
+        let answered = stage.looping(&mut loops, at(12));
+        (stage, answered)
+    };
+    let (stage, passed) = counted();
+    assert!(passed.is_none());
+    let reserved = ReserveOutcome::Reserved { balances: vec![balance(0, 0)], exceeded: vec![] };
+    let trail = opening(stage.reserved(Ok(reserved), at(30))).trail;
+    assert_eq!(words(&trail)[4..], ["match", "loop", "budget", "reserve"]);
+    let denied = counted().1.expect("denied").denial.expect("a denial").trail;
+    assert_eq!(words(&denied)[4..], ["match", "loop"]);
+}
+
+#[test]
+fn a_call_on_credit_says_when_it_was_taken_and_what_it_may_cost() {
+    let stage = stage(policy([budget(Enforcement::StrictBlock)]), &[], &chat(false));
+    let (whole, _) = stage.credit();
+    let opening = stage.on_credit(at(30));
+    assert_eq!(steps(&opening.trail)[4..], [(Step::Match, Some(14)), (Step::Credit, Some(30))]);
+    assert_eq!(opening.trail.bound.map(|bound| bound.hold), Some(whole));
+    assert!(opening.trail.budgets.is_empty() && opening.stub.charges.len() == 1, "nobody knows the numbers");
+}
