@@ -3,6 +3,7 @@
 mod budgets;
 mod caller;
 mod check;
+mod compare;
 mod document;
 mod error;
 mod events;
@@ -30,6 +31,7 @@ use tokio::sync::{Mutex, watch};
 
 pub use budgets::{BudgetRequest, BudgetView};
 pub use caller::Caller;
+pub use compare::{Compared, Totals};
 pub use document::PolicyDocument;
 pub use error::{AppError, Issue, Kind, PathSegment};
 pub use events::{ADJUSTMENT, Recorded, Reported, ReportedParts};
@@ -40,7 +42,7 @@ pub use keys::{CreatedKey, KeyChange, NewKey, Page};
 pub use models::CheapModel;
 pub use planes::{ConnectedPlanes, Connection};
 pub use prices::{ListedPrice, NewPrice, PriceFilter, PriceSource, Scope as PriceScope, Unusable};
-pub use rebuild::{Looked, Totals};
+pub use rebuild::Looked;
 pub use rerate::{RerateReport, RerateRequest, Rerated};
 pub use startup::Bootstrap;
 

@@ -8,8 +8,7 @@ use std::collections::BTreeMap;
 
 use nullspend_core::{
     id::{AttemptId, OrgId},
-    ledger::{CounterKey, Reserve, ReserveOutcome, Restored, SESSION_IDLE_MS},
-    money::Nanos,
+    ledger::{Reserve, ReserveOutcome, Restored, SESSION_IDLE_MS},
 };
 use nullspend_proto::internal::DeliverRequest;
 
@@ -33,27 +32,6 @@ pub struct Looked {
     pub waiting: BTreeMap<OrgId, Vec<String>>,
     /// Organisations whose books could not be seen, or not be made again yet.
     pub unseen: usize,
-}
-
-/// One window's settled spend, from both sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Totals {
-    /// Whose.
-    pub org: OrgId,
-    /// Which window of which budget.
-    pub counter: CounterKey,
-    /// What the events sum to.
-    pub store: Nanos,
-    /// What decisions are made by.
-    pub ledger: Nanos,
-}
-
-impl Totals {
-    /// Whether the two sides say different things.
-    #[must_use]
-    pub fn differ(&self) -> bool {
-        self.store != self.ledger
-    }
 }
 
 impl App {
@@ -177,30 +155,6 @@ impl App {
             self.ledger.give_up(org).await?;
         }
         Ok(())
-    }
-
-    /// The settled totals of every window that has not ended, as the ledger has them and as the store has them. What is on
-    /// its way from one to the other differs.
-    ///
-    /// # Errors
-    /// When the store or the ledger does not answer.
-    pub async fn compare_ledger(&self) -> Result<Vec<Totals>, AppError> {
-        let mut totals = Vec::new();
-        for org in self.store.org_ids().await? {
-            let since = BooksSince { window_ended_ms: self.clock.now_ms(), ..self.recent() };
-            let books = self.store.books(org, since, &[]).await?;
-            let counters: Vec<CounterKey> = books.settled.iter().map(|(counter, _)| *counter).collect();
-            let balances = self.ledger.balances(org, &counters).await?;
-            totals.extend(
-                books.settled.into_iter().zip(balances).map(|((counter, store), balance)| Totals {
-                    org,
-                    counter,
-                    store,
-                    ledger: balance.settled,
-                }),
-            );
-        }
-        Ok(totals)
     }
 
     fn recent(&self) -> BooksSince {

@@ -83,6 +83,18 @@ impl Store {
         tx.commit().await.during(OP)?;
         Ok(books)
     }
+
+    /// Settled spend of an organisation's live budgets, of windows that had not ended by then.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn list_settled(
+        &self,
+        org: OrgId,
+        ended_ms: i64,
+    ) -> Result<Vec<(CounterKey, Nanos)>, StoreError> {
+        self.pool.begin_reading().await.during(OP)?.settled_windows(org, ended_ms).await
+    }
 }
 
 impl Tx {

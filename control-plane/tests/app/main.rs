@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail them")]
 
 mod budgets;
+mod drift;
 mod events;
 mod freezes;
 mod keys;

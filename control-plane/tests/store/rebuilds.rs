@@ -82,6 +82,8 @@ pub async fn books_tell_what_lapsed_and_what_is_recorded(world: World) {
     let books = world.store.books(founded.org, SINCE, &asked).await.unwrap();
     assert_eq!(books.recorded.into_iter().collect::<Vec<_>>(), [AttemptId(known)]);
     assert_eq!(books.settled.iter().map(|(_, nanos)| nanos.0).sum::<i64>(), 42);
+    let settled = world.store.list_settled(founded.org, SINCE.window_ended_ms).await.unwrap();
+    assert_eq!(settled, books.settled, "by itself too");
     let [told] = &books.lapsed[..] else { panic!("{:?}", books.lapsed) };
     assert_eq!((told.attempt, told.cost, told.charges.len()), (AttemptId(lapsed), Nanos(30), 1));
     let since = BooksSince { lapsed_ms: i64::MAX, ..SINCE };
