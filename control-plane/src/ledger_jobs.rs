@@ -23,7 +23,6 @@ const TELL_EVERY: u32 = 20;
 pub(crate) async fn look(app: &App, metrics: &Metrics) {
     let mut looks: u32 = 0;
     loop {
-        let mut pause = LOOK_EVERY;
         match app.rebuild_lost().await {
             Ok(looked) => {
                 metrics.ledger_rebuilds.inc_by(looked.rebuilt as u64);
@@ -38,10 +37,6 @@ pub(crate) async fn look(app: &App, metrics: &Metrics) {
                         );
                     }
                 }
-                if looked.unseen > 0 {
-                    // Two control planes that fill the same books take each other's place: one must be patient.
-                    pause = LOOK_EVERY * app.random_below(20);
-                }
                 looks = if looked.waiting.is_empty() { 0 } else { looks + 1 };
             }
             Err(error) => {
@@ -51,7 +46,7 @@ pub(crate) async fn look(app: &App, metrics: &Metrics) {
                 );
             }
         }
-        let _ = tokio::time::timeout(pause, app.something_delivered()).await;
+        let _ = tokio::time::timeout(LOOK_EVERY, app.something_delivered()).await;
     }
 }
 

@@ -57,6 +57,8 @@ pub struct App {
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
+    /// Who this control plane is to others, for as long as it runs.
+    name: String,
     policy_changed: watch::Sender<u64>,
     data_planes: Arc<ConnectedPlanes>,
     policy: RwLock<Arc<Policy>>,
@@ -79,6 +81,7 @@ impl App {
     #[must_use]
     pub fn new(store: Store, ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
         Self {
+            name: ids.v4().to_string(),
             store,
             ledger,
             clock,

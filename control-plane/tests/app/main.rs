@@ -8,5 +8,6 @@ mod freezes;
 mod keys;
 mod price_rows;
 mod prices;
+mod rebuild;
 mod rerate;
 mod world;
