@@ -283,7 +283,7 @@ fn held(org: OrgId, call: &UnderWay) -> Reserve {
         org,
         scopes: call.charges.iter().map(|charge| charge.scope()).collect(),
         session: call.session_id.as_deref().map(Into::into),
-        finalize: false,
+        finalize: call.finalize,
         amount: call.held,
         lease_ms: LEASE_MS,
         stub: call.stub.clone(),

@@ -28,6 +28,8 @@ pub struct UnderWay {
     pub charges: Vec<BudgetCharge>,
     /// The caller's session.
     pub session_id: Option<String>,
+    /// Whether it may use what budgets keep back for final answers.
+    pub finalize: bool,
     /// What its event is written from, should its owner die.
     pub stub: Bytes,
 }

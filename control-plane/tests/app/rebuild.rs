@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -10,29 +10,31 @@ use std::{
 
 use async_trait::async_trait;
 use nullspend_control_plane::{
-    app::{App, Looked},
+    app::{App, BudgetRequest, Caller, Looked},
     store::Store,
 };
 use nullspend_core::{
     clock::{Clock, ManualClock},
-    id::{AttemptId, OrgId, RandomIds},
+    id::{AttemptId, Ids, OrgId, RandomIds},
     ledger::{
         Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, Ledger, LedgerUnavailable,
-        LimitChange, OpenHolds, Reserve, ReserveOutcome, Restored, SessionSpend, SettleOutcome,
+        LimitChange, OpenHolds, Reserve, ReserveOutcome, Restored, SessionSpend, SettleOutcome, scope_for,
     },
     money::Nanos,
 };
 use nullspend_ledger::MemoryLedger;
+use nullspend_proto::internal::{AttemptStub, BudgetCharge, DeliverRequest};
 use sqlx::{Connection, SqliteConnection};
 use tempfile::TempDir;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
-use crate::world::NOW;
+use crate::world::{NOW, caller, org_budget};
 
 /// A ledger whose books are lost until they are opened, and that fills and opens them only while it is let.
 #[derive(Debug)]
 struct Lossy {
-    inner: MemoryLedger,
+    clock: Arc<dyn Clock>,
+    books: Mutex<Arc<MemoryLedger>>,
     lost: AtomicBool,
     begun: AtomicUsize,
     opened: AtomicUsize,
@@ -41,10 +43,16 @@ struct Lossy {
     may_open: Semaphore,
 }
 
+impl Lossy {
+    fn books(&self) -> Arc<MemoryLedger> {
+        Arc::clone(&self.books.lock().expect("nobody panicked"))
+    }
+}
+
 #[async_trait]
 impl Ledger for Lossy {
     async fn reserve(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable> {
-        self.inner.reserve(reserve).await
+        self.books().reserve(reserve).await
     }
 
     async fn extend(
@@ -55,7 +63,7 @@ impl Ledger for Lossy {
         lease_ms: i64,
         add: Nanos,
     ) -> Result<Vec<ExtendOutcome>, LedgerUnavailable> {
-        self.inner.extend(org, holds, number, lease_ms, add).await
+        self.books().extend(org, holds, number, lease_ms, add).await
     }
 
     async fn settle(
@@ -64,46 +72,50 @@ impl Ledger for Lossy {
         hold: AttemptId,
         actual: Nanos,
     ) -> Result<SettleOutcome, LedgerUnavailable> {
-        self.inner.settle(org, hold, actual).await
+        self.books().settle(org, hold, actual).await
     }
 
     async fn charge(&self, charge: &Charge) -> Result<ChargeOutcome, LedgerUnavailable> {
-        self.inner.charge(charge).await
+        self.books().charge(charge).await
     }
 
     async fn balances(&self, org: OrgId, counters: &[CounterKey]) -> Result<Vec<Balance>, LedgerUnavailable> {
-        self.inner.balances(org, counters).await
+        self.books().balances(org, counters).await
     }
 
     async fn apply_limits(&self, org: OrgId, changes: &[LimitChange]) -> Result<(), LedgerUnavailable> {
-        self.inner.apply_limits(org, changes).await
+        self.books().apply_limits(org, changes).await
     }
 
     async fn sweep(&self) -> Result<Vec<LapsedHold>, LedgerUnavailable> {
-        self.inner.sweep().await
+        self.books().sweep().await
     }
 
     async fn load(&self, org: OrgId, settled: &[(CounterKey, Nanos)]) -> Result<(), LedgerUnavailable> {
         let _let = self.may_fill.acquire().await;
-        self.inner.load(org, settled).await
+        self.books().load(org, settled).await
     }
 
     async fn load_sessions(&self, org: OrgId, sessions: &[SessionSpend]) -> Result<(), LedgerUnavailable> {
-        self.inner.load_sessions(org, sessions).await
+        self.books().load_sessions(org, sessions).await
     }
 
     async fn begin_rebuild(&self, _: OrgId) -> Result<bool, LedgerUnavailable> {
         let lost = self.lost.load(Ordering::SeqCst);
         self.begun.fetch_add(usize::from(lost), Ordering::SeqCst);
+        if lost {
+            *self.books.lock().expect("nobody panicked") =
+                Arc::new(MemoryLedger::new(Arc::clone(&self.clock)));
+        }
         Ok(lost)
     }
 
     async fn restore(&self, reserve: &Reserve, as_a: Restored) -> Result<ReserveOutcome, LedgerUnavailable> {
-        self.inner.restore(reserve, as_a).await
+        self.books().restore(reserve, as_a).await
     }
 
     async fn restore_done(&self, org: OrgId, ids: &[AttemptId]) -> Result<(), LedgerUnavailable> {
-        self.inner.restore_done(org, ids).await
+        self.books().restore_done(org, ids).await
     }
 
     async fn finish_rebuild(&self, _: OrgId) -> Result<(), LedgerUnavailable> {
@@ -119,11 +131,11 @@ impl Ledger for Lossy {
     }
 
     async fn give_up(&self, org: OrgId) -> Result<(), LedgerUnavailable> {
-        self.inner.give_up(org).await
+        self.books().give_up(org).await
     }
 
     async fn open_holds(&self) -> Result<OpenHolds, LedgerUnavailable> {
-        self.inner.open_holds().await
+        self.books().open_holds().await
     }
 }
 
@@ -139,6 +151,7 @@ async fn until(met: impl AsyncFn() -> bool) {
 /// Two control planes of one organisation, on one database and one ledger.
 struct Pair {
     planes: [Arc<App>; 2],
+    owner: Caller,
     ledger: Arc<Lossy>,
     clock: Arc<ManualClock>,
     url: String,
@@ -150,19 +163,21 @@ impl Pair {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let url = format!("sqlite:{}", dir.path().join("app.db").display());
         let clock = Arc::new(ManualClock::at(NOW));
-        let inner = MemoryLedger::new(Arc::clone(&clock) as Arc<dyn Clock>);
+        let time = Arc::clone(&clock) as Arc<dyn Clock>;
+        let books = Mutex::new(Arc::new(MemoryLedger::new(Arc::clone(&time))));
         let [begun, opening, opened] = [(); 3].map(|()| AtomicUsize::new(0));
         let [may_fill, may_open] = [(); 2].map(|()| Semaphore::new(2));
         let lost = AtomicBool::new(true);
-        let ledger = Arc::new(Lossy { inner, lost, begun, opened, may_fill, opening, may_open });
+        let ledger = Arc::new(Lossy { clock: time, books, lost, begun, opened, may_fill, opening, may_open });
         let store = Store::open(&url.clone().into(), "history").await.expect("a store");
         let plane = || {
             let (ledger, clock) = (Arc::clone(&ledger) as Arc<dyn Ledger>, Arc::clone(&clock));
             Arc::new(App::new(store.clone(), ledger, clock as Arc<dyn Clock>, Arc::new(RandomIds)))
         };
         let planes = [plane(), plane()];
-        planes[0].bootstrap(None).await.expect("bootstrap").expect("an empty database");
-        Self { planes, ledger, clock, url, _dir: dir }
+        let keys = planes[0].bootstrap(None).await.expect("bootstrap").expect("an empty database");
+        let owner = caller(&planes[0], &keys.owner_key).await;
+        Self { planes, owner, ledger, clock, url, _dir: dir }
     }
 
     async fn look(&self, plane: usize) -> Looked {
@@ -258,4 +273,44 @@ async fn who_was_thought_dead_does_not_open_the_books_again() {
     assert_eq!((late.rebuilt, late.unseen), (0, 1), "without being let fill");
     pair.ledger.may_fill.add_permits(2);
     assert_eq!((other.await.expect("a look").rebuilt, pair.counts()), (1, (2, 1)));
+}
+
+#[tokio::test]
+async fn what_is_held_again_grows_as_its_budget_says() {
+    let pair = Pair::with_lost_books().await;
+    let [plane, _] = &pair.planes;
+    let request = BudgetRequest { finalization_reserve_microdollars: Some(20), ..org_budget(100) };
+    let rule = plane.upsert_budget(&pair.owner, request).await.expect("a budget").record.rule;
+    plane.store().dataplane_came("dp", NOW).await.expect("noted");
+    assert_eq!(pair.look(0).await.waiting.len(), 1);
+    let (answer, question) = (AttemptId(RandomIds.v7(NOW)), AttemptId(RandomIds.v7(NOW)));
+    let counter = scope_for(&rule, NOW).counter;
+    let charge = BudgetCharge {
+        budget_id: counter.budget.bare(),
+        generation: counter.generation,
+        window_start_ms: counter.window_start_ms,
+        ..BudgetCharge::default()
+    };
+    let under_way = |attempt: AttemptId, finalize| AttemptStub {
+        attempt_id: attempt.bare(),
+        held_nanos: 30_000,
+        charges: vec![charge.clone()],
+        finalize,
+        ..AttemptStub::default()
+    };
+    let delivery = DeliverRequest {
+        dataplane_id: "dp".to_owned(),
+        rebuild_id: plane.store().list_rebuilds().await.expect("rebuilds")[0].id.clone(),
+        org_id: rule.org.bare(),
+        attempts: vec![under_way(answer, true), under_way(question, false)],
+    };
+    assert!(plane.delivered(&delivery).await.expect("kept"));
+    assert_eq!(pair.look(0).await.rebuilt, 1);
+    let extend = async |attempt, number, add| {
+        pair.ledger.extend(rule.org, &[attempt], number, 1_000, Nanos(add)).await.expect("answered")[0]
+    };
+    assert_eq!(extend(question, 1, 20_001).await, ExtendOutcome::Denied { scope: 0 }, "80 are for questions");
+    assert_eq!(extend(question, 1, 20_000).await, ExtendOutcome::Extended);
+    assert_eq!(extend(answer, 1, 20_001).await, ExtendOutcome::Denied { scope: 0 });
+    assert_eq!(extend(answer, 1, 20_000).await, ExtendOutcome::Extended);
 }
