@@ -196,7 +196,16 @@ impl Serving {
         });
     }
 
-    /// Serves the API on `api` and the control plane's metrics on `admin`.
+    /// Compares the ledger with the database now and then.
+    fn watch_drift(&mut self, plane: &Arc<ControlPlane>) {
+        let (plane, stop) = (Arc::clone(plane), self.stop.clone());
+        self.tasks.spawn(async move {
+            plane.watch_drift(stop).await;
+            Ok(())
+        });
+    }
+
+    /// Serves the API on `api` and the control plane's metrics on `admin`, and watches the ledger for drift.
     pub async fn control_plane(
         &mut self,
         plane: &Arc<ControlPlane>,
@@ -204,6 +213,7 @@ impl Serving {
         admin: &Address,
     ) -> anyhow::Result<()> {
         let (api, admin) = (api.bind().await?, admin.bind().await?);
+        self.watch_drift(plane);
         let (plane, stop) = (Arc::clone(plane), self.stop.clone());
         let (same, stopped) = (Arc::clone(&plane), stop.clone());
         self.tasks.spawn(async move {

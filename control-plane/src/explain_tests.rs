@@ -302,10 +302,10 @@ async fn a_call_that_is_not_recorded_yet_is_waited_for() {
             while waiting.receiver_count() == 0 {
                 tokio::task::yield_now().await;
             }
-            let record = Some(proto::SpoolRecord { kind: Some(kind) });
+            let record = proto::SpoolRecord { kind: Some(kind) };
             let batch = proto::ReportRequest {
                 dataplane_id: asked.clone(),
-                records: vec![proto::SequencedRecord { seq: 1, record }],
+                records: vec![proto::SequencedRecord::new(1, &record)],
                 ..proto::ReportRequest::default()
             };
             let mut planes = DataPlaneServiceClient::new(world.channel("internal").await);

@@ -1,10 +1,9 @@
-//! What is done for a ledger that outlives this process: lost books are made again, and its totals are compared with the
-//! store's.
+//! What is done for the ledger: its totals are compared with the store's, and lost books of one that outlives this process
+//! are made again.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use nullspend_core::{id::OrgId, ledger::CounterKey};
-use tokio_util::sync::CancellationToken;
 
 use crate::{
     app::{App, AppError},
@@ -13,22 +12,17 @@ use crate::{
 
 /// How often books are looked at; a delivery makes it at once.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// How often totals are compared: what is spent in between must have reached both.
+/// How often totals are compared.
 const COMPARE_EVERY: Duration = Duration::from_secs(30);
+/// How long a cost may be on its way to the ledger or to the store before it is missed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is told that a rebuild waits.
 const TELL_EVERY: u32 = 20;
 
-/// Both, until `stop`.
-pub(crate) async fn follow(app: Arc<App>, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let looking = Box::pin(look(&app, &metrics));
-    let comparing = Box::pin(compare(&app, &metrics));
-    let _ = stop.run_until_cancelled(async { tokio::join!(looking, comparing) }).await;
-}
-
-async fn look(app: &App, metrics: &Metrics) {
+/// Makes lost books again, for ever.
+pub(crate) async fn look(app: &App, metrics: &Metrics) {
     let mut looks: u32 = 0;
     loop {
-        let mut pause = LOOK_EVERY;
         match app.rebuild_lost().await {
             Ok(looked) => {
                 metrics.ledger_rebuilds.inc_by(looked.rebuilt as u64);
@@ -43,10 +37,6 @@ async fn look(app: &App, metrics: &Metrics) {
                         );
                     }
                 }
-                if looked.unseen > 0 {
-                    // Two control planes that fill the same books take each other's place: one must be patient.
-                    pause = LOOK_EVERY * app.random_below(20);
-                }
                 looks = if looked.waiting.is_empty() { 0 } else { looks + 1 };
             }
             Err(error) => {
@@ -56,11 +46,12 @@ async fn look(app: &App, metrics: &Metrics) {
                 );
             }
         }
-        let _ = tokio::time::timeout(pause, app.something_delivered()).await;
+        let _ = tokio::time::timeout(LOOK_EVERY, app.something_delivered()).await;
     }
 }
 
-async fn compare(app: &App, metrics: &Metrics) {
+/// Tells by how much the ledger and the store differ, for ever.
+pub(crate) async fn compare(app: &App, metrics: &Metrics) {
     let mut before = BTreeMap::new();
     loop {
         tokio::time::sleep(COMPARE_EVERY).await;
@@ -86,15 +77,12 @@ async fn compare(app: &App, metrics: &Metrics) {
 
 /// By how much the ledger's settled totals are above the store's, where they differ, in nano-dollars.
 async fn drift(app: &App) -> Result<BTreeMap<(OrgId, CounterKey), i64>, AppError> {
-    let totals = app.compare_ledger().await?;
-    Ok(totals
-        .into_iter()
-        .map(|t| ((t.org, t.counter), t.ledger.0 - t.store.0))
-        .filter(|(_, nanos)| *nanos != 0)
-        .collect())
+    let compared = app.compare_ledger(PATIENCE).await?;
+    let drifts = compared.totals.iter().map(|totals| ((totals.org, totals.counter), totals.drift().0));
+    Ok(drifts.filter(|(_, nanos)| *nanos != 0).collect())
 }
 
-/// The part of a difference that was there at the last look too: what is on its way passes.
+/// The part of a difference that was there at the last look too: what took unusually long is there by now.
 fn lasting(before: Option<i64>, now: i64) -> i64 {
     match before {
         Some(before) if before.signum() == now.signum() => before.abs().min(now.abs()),

@@ -12,7 +12,7 @@ use tonic::service::{Routes, interceptor::InterceptedService};
 
 use crate::{
     Api,
-    app::{App, AppError, Bootstrap, Totals, Unusable},
+    app::{App, AppError, Bootstrap, Compared, Unusable},
     auth::{Gatekeeper, Guarded, KeyLimit},
     backing::Backing,
     catalogue::{CatalogueFile, CatalogueFileError},
@@ -197,8 +197,8 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When the database or the ledger does not answer.
-    pub async fn compare_ledger(&self) -> Result<Vec<Totals>, AppError> {
-        self.app.compare_ledger().await
+    pub async fn compare_ledger(&self) -> Result<Compared, AppError> {
+        self.app.compare_ledger(ledger_jobs::PATIENCE).await
     }
 
     /// Gives the ledger's books up: whoever follows the ledger makes them again.
@@ -224,9 +224,16 @@ impl ControlPlane {
         Ok(known)
     }
 
-    /// Watches such a ledger until `stop`: lost books are made again, and what it says is compared with the store.
+    /// Makes lost books of such a ledger again, until `stop`.
     pub async fn follow_ledger(&self, stop: CancellationToken) {
-        Box::pin(ledger_jobs::follow(Arc::clone(&self.app), Arc::clone(&self.metrics), stop)).await;
+        let looking = ledger_jobs::look(&self.app, &self.metrics);
+        let _ = stop.run_until_cancelled(Box::pin(looking)).await;
+    }
+
+    /// Compares the ledger with the store until `stop`.
+    pub async fn watch_drift(&self, stop: CancellationToken) {
+        let comparing = ledger_jobs::compare(&self.app, &self.metrics);
+        let _ = stop.run_until_cancelled(Box::pin(comparing)).await;
     }
 
     /// Claims the database for the in-process ledger of `node_id` (kept in the data directory).

@@ -1,5 +1,7 @@
 //! The whole control plane over REST: what administrators and the published clients do.
 
+use std::num::NonZeroU32;
+
 use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -23,6 +25,30 @@ impl World {
         let status = response.status();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&bytes).unwrap())
+    }
+}
+
+#[tokio::test]
+async fn every_answer_to_a_known_key_tells_where_it_stands() {
+    let world = World::limiting(NonZeroU32::new(9)).await;
+    let mut left = 9;
+    for (key, verb, path, body, status) in [
+        ("owner", "GET", "/api/keys", "", 200),
+        ("owner", "GET", "/api/keys?nonsense=1", "", 400),
+        ("owner", "POST", "/api/keys", "{", 400),
+        ("owner", "POST", "/api/keys", r#"{"name":7}"#, 400),
+        ("owner", "GET", "/api/budgets/nonsense", "", 400),
+        ("agent", "GET", "/api/keys", "", 403),
+    ] {
+        left = if key == "owner" { left - 1 } else { 8 };
+        let request = Request::builder().method(verb).uri(path).header("x-nullspend-key", key);
+        let request = request.header("content-type", "application/json").body(body.into()).unwrap();
+        let response = world.plane.front().handle(request).await;
+        assert_eq!(response.status(), status, "{verb} {path} {body}");
+        let told = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(told("x-ratelimit-limit").as_deref(), Some("9"), "{verb} {path} {body}");
+        assert_eq!(told("x-ratelimit-remaining"), Some(left.to_string()), "{verb} {path} {body}");
+        assert!(told("x-ratelimit-reset").is_some());
     }
 }
 

@@ -1,6 +1,6 @@
 //! The control plane on real sockets and a real SQLite file.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{num::NonZeroU32, path::Path, sync::Arc, time::Duration};
 
 use nullspend_core::{
     clock::{Clock, SystemClock},
@@ -42,6 +42,11 @@ fn url(dir: &Path) -> SecretString {
 
 impl World {
     pub(crate) async fn new() -> Self {
+        Self::limiting(None).await
+    }
+
+    /// Where a key may make so many calls of the API in a minute.
+    pub(crate) async fn limiting(api_calls_per_minute: Option<NonZeroU32>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
         let deps = Deps {
@@ -49,8 +54,7 @@ impl World {
             clock: Arc::clone(&clock),
             ids: Arc::new(RandomIds),
         };
-        let config =
-            Config { database_url: url(dir.path()), catalogue_file: None, api_calls_per_minute: None };
+        let config = Config { database_url: url(dir.path()), catalogue_file: None, api_calls_per_minute };
         let plane = ControlPlane::build(config, deps).await.unwrap();
         let (org, user) = (OrgId(RandomIds.v4()), UserId(RandomIds.v4()));
         let world = Self { dir, plane, org, user, stop: CancellationToken::new() };

@@ -160,9 +160,10 @@ fn policy(budgets: u128) -> Policy {
 fn call(settings: &Settings, policy: &Arc<Policy>, headers: &Headers, body: &[u8]) -> Option<Closing> {
     let at = |us| Moment { ms: NOW, us };
     let attempt = AttemptId(Uuid::from_u128(7));
-    let Begin::Body(awaiting) = begin(settings, Some(Arc::clone(policy)), headers, attempt, at(0)) else {
+    let Begin::Known(known) = begin(Some(Arc::clone(policy)), headers, attempt, at(0)) else {
         return None;
     };
+    let awaiting = known.accept(settings, headers).ok()?;
     let opening = match awaiting.body(settings, body, at(10)) {
         Admission::Open(opening) => opening,
         Admission::Reserve(stage) => {

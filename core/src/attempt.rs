@@ -190,6 +190,8 @@ pub struct AttemptStub {
     pub unpriced: bool,
     /// Nothing is held for it: the ledger did not answer, and its budgets allow it credit.
     pub on_credit: bool,
+    /// It may use what budgets keep back for final answers.
+    pub finalize: bool,
     /// The price row, e.g. `openai/gpt-4o`.
     pub price_id: Option<String>,
     /// Version of the catalogue that priced it.

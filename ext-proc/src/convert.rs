@@ -36,6 +36,7 @@ pub fn stub(stub: &AttemptStub) -> wire::AttemptStub {
         stream: stub.stream,
         unpriced: stub.unpriced,
         on_credit: stub.on_credit,
+        finalize: stub.finalize,
         price_id: stub.price_id.clone(),
         price_version: stub.price_version.clone(),
         trail: Bytes::new(),

@@ -1,14 +1,14 @@
 //! What this data plane may spend of each budget while the ledger does not answer (`outageCreditMicrodollars`).
 //!
 //! A call on credit takes its whole bound out of the credit of every budget it matches, or is refused. The credit comes back when the
-//! ledger has been told the cost and has granted a later call of that budget, which shows that it has room: so a limit is passed by no
-//! more than the credit, however long or often the ledger is away. A restart counts what it finds unsettled in the spool.
+//! ledger has been told the cost and has granted a call of that budget that was sent afterwards, which shows that it has room: so a limit
+//! is passed by no more than the credit, however long or often the ledger is away. A restart counts what it finds unsettled in the spool.
 
 use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -25,7 +25,13 @@ pub(crate) struct Credit {
     taken: Mutex<Taken>,
     /// Whether anything is taken, for the many calls that are granted while nothing is.
     any: AtomicBool,
+    /// How many costs the ledger has been told.
+    told: AtomicU64,
 }
+
+/// When a reserve was sent: after so many costs were told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent(u64);
 
 #[derive(Debug, Default)]
 struct Taken {
@@ -37,8 +43,8 @@ struct Taken {
 struct OnCredit {
     amount: Nanos,
     budgets: Vec<BudgetId>,
-    /// The ledger knows its cost.
-    told: bool,
+    /// The ledger knows its cost, as this one of all that it was told.
+    told: Option<u64>,
 }
 
 impl Credit {
@@ -79,12 +85,18 @@ impl Credit {
     /// The ledger has been told the attempt's cost.
     pub(crate) fn told(&self, attempt: AttemptId) {
         if let Some(call) = self.taken().attempts.get_mut(&attempt) {
-            call.told = true;
+            call.told = Some(self.told.fetch_add(1, Ordering::AcqRel) + 1);
         }
     }
 
-    /// The ledger has granted a call of these budgets: what it was told of before fits them.
-    pub(crate) fn granted(&self, granted: impl Iterator<Item = BudgetId>) {
+    /// A reserve is about to be sent.
+    pub(crate) fn sending(&self) -> Sent {
+        Sent(self.told.load(Ordering::Acquire))
+    }
+
+    /// The ledger has granted a call of these budgets: what it had been told when that was sent fits them. What it was told
+    /// meanwhile it may have heard of later.
+    pub(crate) fn granted(&self, sent: Sent, granted: impl Iterator<Item = BudgetId>) {
         if !self.any.load(Ordering::Acquire) {
             return;
         }
@@ -92,7 +104,7 @@ impl Credit {
         let Taken { attempts, budgets } = &mut *taken;
         for budget in granted {
             let mut freed = Nanos::ZERO;
-            for call in attempts.values_mut().filter(|call| call.told) {
+            for call in attempts.values_mut().filter(|call| call.told_before(sent)) {
                 let before = call.budgets.len();
                 call.budgets.retain(|of| *of != budget);
                 if call.budgets.len() < before {
@@ -104,7 +116,7 @@ impl Credit {
                 budgets.insert(budget, left);
             }
         }
-        attempts.retain(|_, call| !(call.told && call.budgets.is_empty()));
+        attempts.retain(|_, call| !(call.told_before(sent) && call.budgets.is_empty()));
         self.any.store(!attempts.is_empty(), Ordering::Release);
     }
 
@@ -115,13 +127,19 @@ impl Credit {
     }
 }
 
+impl OnCredit {
+    fn told_before(&self, sent: Sent) -> bool {
+        self.told.is_some_and(|told| told <= sent.0)
+    }
+}
+
 impl Taken {
     fn note(&mut self, attempt: AttemptId, amount: Nanos, budgets: Vec<BudgetId>) {
         for budget in &budgets {
             let used = self.budgets.entry(*budget).or_insert(Nanos::ZERO);
             *used = *used + amount;
         }
-        self.attempts.insert(attempt, OnCredit { amount, budgets, told: false });
+        self.attempts.insert(attempt, OnCredit { amount, budgets, told: None });
     }
 }
 
@@ -149,12 +167,18 @@ mod tests {
         assert!(credit.take(attempt(3), Nanos(50), &both[..1]));
         assert!(!credit.take(attempt(4), Nanos(1), &both[..1]));
         assert_eq!(credit.outstanding(), Nanos(100));
-        credit.granted([budget(1), budget(2)].into_iter());
+        credit.granted(credit.sending(), [budget(1), budget(2)].into_iter());
+        let early = credit.sending();
         credit.told(attempt(1));
         assert!(!credit.take(attempt(4), Nanos(1), &both[..1]), "nobody has shown that it fits");
-        credit.granted([budget(1)].into_iter());
+        credit.granted(early, [budget(1), budget(2)].into_iter());
+        assert!(
+            !credit.take(attempt(4), Nanos(1), &both[..1]),
+            "it may have been granted before that was told"
+        );
+        credit.granted(credit.sending(), [budget(1)].into_iter());
         assert!(!credit.take(attempt(5), Nanos(30), &both), "nor that the second one has room");
-        credit.granted([budget(1), budget(2)].into_iter());
+        credit.granted(credit.sending(), [budget(1), budget(2)].into_iter());
         assert!(credit.take(attempt(5), Nanos(30), &both));
         assert_eq!(credit.outstanding(), Nanos(100));
     }
@@ -178,7 +202,7 @@ mod tests {
         assert!(!credit.take(attempt(1), Nanos(0), &[(budget(2), Nanos::ZERO)]));
         assert!(!credit.take(attempt(4), Nanos(41), &[(budget(1), Nanos(100))]));
         credit.told(attempt(2));
-        credit.granted([budget(1)].into_iter());
+        credit.granted(credit.sending(), [budget(1)].into_iter());
         assert!(credit.take(attempt(4), Nanos(41), &[(budget(1), Nanos(100))]));
     }
 }

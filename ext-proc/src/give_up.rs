@@ -11,7 +11,7 @@ use nullspend_proto::internal::{AttemptStub, Closed, SpoolRecord, spool_record::
 use prost::Message as _;
 
 use crate::{
-    DataPlane,
+    DataPlane, convert,
     settle::{Settled, Settlement},
 };
 
@@ -31,30 +31,36 @@ impl DataPlane {
     pub(crate) fn take_back(self: &Arc<Self>, settlement: Settlement, stub: AttemptStub) {
         let (plane, entered) = (Arc::clone(self), self.enter());
         tokio::spawn(async move {
-            if settlement.run(&plane).await == Settled::AfterLapse {
-                plane.correct_lapse(settlement.hold, stub).await;
+            if settlement.take_back(&plane, &stub).await == Settled::AfterLapse {
+                // Again, should it have lapsed at the last moment.
+                plane.write_correction(settlement.hold, &stub).await;
+            }
+            if plane.spool.is_unsettled(settlement.hold) {
+                plane.write_surely(settlement.hold, &convert::settled(settlement.hold)).await;
             }
             drop(entered);
         });
     }
 
-    /// The sweeper wrote an event of a call that never left.
-    async fn correct_lapse(&self, hold: AttemptId, stub: AttemptStub) {
+    /// Says that a call whose event a sweeper wrote never left.
+    pub(crate) async fn write_correction(&self, hold: AttemptId, stub: &AttemptStub) {
         let closed = Closed {
             revision: 2,
             ended_at_ms: self.clock.now_ms().max(stub.started_at_ms),
             measurement: Measurement::Exact.as_str().to_owned(),
             ending: Ending::Unreachable.as_str().to_owned(),
             status_code: 503,
-            stub: Some(stub),
+            stub: Some(stub.clone()),
             ..Closed::default()
         };
-        for record in [SpoolRecord { kind: Some(Kind::Closed(closed)) }, crate::convert::settled(hold)] {
-            while let Err(cause) = self.spool.append(&record) {
-                self.metrics.spool_refusals.inc();
-                tracing::error!(%cause, attempt = %hold, "a lapsed hold of a refused call cannot be corrected yet");
-                tokio::time::sleep(RETRY).await;
-            }
+        self.write_surely(hold, &SpoolRecord { kind: Some(Kind::Closed(closed)) }).await;
+    }
+
+    async fn write_surely(&self, hold: AttemptId, record: &SpoolRecord) {
+        while let Err(cause) = self.spool.append(record) {
+            self.metrics.spool_refusals.inc();
+            tracing::error!(%cause, attempt = %hold, "a lapsed hold of a refused call cannot be corrected yet");
+            tokio::time::sleep(RETRY).await;
         }
     }
 }

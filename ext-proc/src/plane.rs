@@ -355,13 +355,14 @@ impl DataPlane {
     /// Takes the bound out of the budgets, in bounded time; out of their credit when the ledger does not answer.
     pub(crate) async fn reserve(self: &Arc<Self>, reserving: &Reserving) -> Asked {
         let reserve = reserving.reserve(self.settings.lease_ms, convert::stub_bytes);
+        let sent = self.credit.sending();
         let waited = tokio::time::timeout(LEDGER_WAIT, self.ledger.reserve(&reserve)).await;
         let outcome = waited.unwrap_or_else(|_| {
             Err(LedgerUnavailable::unanswered(format!("no answer within {LEDGER_WAIT:?}")))
         });
         match &outcome {
             Ok(ReserveOutcome::Reserved { .. }) => {
-                self.credit.granted(reserve.scopes.iter().map(|scope| scope.counter.budget));
+                self.credit.granted(sent, reserve.scopes.iter().map(|scope| scope.counter.budget));
             }
             Ok(_) => {}
             Err(unavailable) => {

@@ -21,6 +21,7 @@ use crate::{
     Config, DataPlane, Deps,
     lease::LeaseConfig,
     report::ReportConfig,
+    settle::Settlement,
     spool::{Spool, SpoolConfig},
     testing::FakePlane,
 };
@@ -46,6 +47,10 @@ fn stub(n: u128) -> AttemptStub {
         charges: vec![charge],
         ..AttemptStub::default()
     }
+}
+
+fn charge_of_the_budget() -> nullspend_core::attempt::BudgetCharge {
+    nullspend_core::attempt::BudgetCharge { counter: COUNTER, window_end_ms: None, of_session: false }
 }
 
 fn opened(n: u128) -> SpoolRecord {
@@ -246,6 +251,54 @@ async fn what_the_last_run_left_is_settled_in_a_ledger_that_outlived_it() {
 
     let (_, replay) = Spool::open(dir.path(), SpoolConfig::default(), &RandomIds).unwrap();
     assert!(replay.unsettled.is_empty() && replay.unclosed.is_empty(), "the next start has nothing to do");
+}
+
+#[tokio::test]
+async fn a_lapse_of_a_call_that_never_left_is_settled_once_its_correction_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let ledger = Arc::new(MemoryLedger::new(Arc::clone(&clock) as _));
+    hold(&ledger, 1, 1).await;
+    clock.advance_ms(10);
+    assert_eq!(ledger.sweep().await.unwrap().len(), 1);
+    let charged = async || ledger.balances(OrgId(ORG), &[COUNTER]).await.unwrap()[0].settled;
+    let never_left = Settlement {
+        org: OrgId(ORG),
+        hold: AttemptId(Uuid::from_u128(1)),
+        cost: Nanos::ZERO,
+        charges: Vec::from([charge_of_the_budget()]),
+        session: None,
+    };
+    let until = async |met: &dyn Fn() -> bool| {
+        let looking = async {
+            while !met() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, looking).await.unwrap();
+    };
+    let control = FakePlane::default();
+    let plane = data_plane(&dir, &ledger, Arc::clone(&clock), &control);
+    // No record may be so long.
+    let unwritable = AttemptStub { model: "m".repeat(5 << 20), ..stub(1) };
+    plane.take_back(never_left.clone(), unwritable);
+    until(&|| plane.metrics.spool_refusals.get() > 0).await;
+    assert_eq!(charged().await, Nanos(HELD), "a death now would leave the event above the ledger");
+    plane.stop().await;
+    drop(plane);
+
+    let dir = tempfile::tempdir().unwrap();
+    let plane = data_plane(&dir, &ledger, Arc::clone(&clock), &control);
+    plane.take_back(never_left, stub(1));
+    until(&|| plane.in_flight() == 0).await;
+    assert_eq!(charged().await, Nanos::ZERO);
+    assert!(plane.flush(SOON).await);
+    let events: Vec<_> = control.records().iter().filter_map(event).collect();
+    assert_eq!(events.last(), Some(&(Uuid::from_u128(1).to_string(), 2, 0)));
+    plane.stop().await;
+    drop(plane);
+    let (_, replay) = Spool::open(dir.path(), SpoolConfig::default(), &RandomIds).unwrap();
+    assert!(replay.unsettled.is_empty(), "the next start has nothing to do");
 }
 
 fn event(record: &SpoolRecord) -> Option<(String, u32, i64)> {

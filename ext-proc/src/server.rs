@@ -96,8 +96,8 @@ impl Session {
         {
             return self.answer(*answered).await;
         }
-        let mut awaiting = match begin(&self.plane.settings, self.plane.policy(), &headers, attempt, now) {
-            Begin::Body(awaiting) => awaiting,
+        let known = match begin(self.plane.policy(), &headers, attempt, now) {
+            Begin::Known(known) => known,
             Begin::Answer(answered) => return self.answer(*answered).await,
             Begin::Health => return self.send(wire::immediate(health::alive())).await,
             Begin::Ready => {
@@ -105,9 +105,13 @@ impl Session {
                 return self.send(wire::immediate(health::ready(&ready))).await;
             }
         };
-        if let Some(answered) = self.plane.guards.limited(|by| awaiting.limit_key(by, now)) {
+        if let Some(answered) = self.plane.guards.limited(|by| known.limit_key(by, now)) {
             return self.answer(*answered).await;
         }
+        let mut awaiting = match known.accept(&self.plane.settings, &headers) {
+            Ok(awaiting) => awaiting,
+            Err(answered) => return self.answer(*answered).await,
+        };
         awaiting.headers_took(self.plane.now());
         if end_of_stream {
             return self.body(*awaiting, Vec::new()).await;

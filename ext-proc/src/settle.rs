@@ -5,7 +5,7 @@ use std::time::Duration;
 use nullspend_core::{
     attempt::{AttemptStub, BudgetCharge},
     id::{AttemptId, OrgId},
-    ledger::{Charge, ChargeOutcome, CounterKey, LedgerUnavailable, Reserve, SettleOutcome},
+    ledger::{Charge, ChargeOutcome, CounterKey, ExtendOutcome, LedgerUnavailable, Reserve, SettleOutcome},
     money::Nanos,
 };
 use nullspend_proto::internal as wire;
@@ -82,12 +82,22 @@ impl Settlement {
 
     /// Settles the hold, or charges what a lost one should have taken; tries again while the ledger is away.
     pub(crate) async fn run(&self, plane: &DataPlane) -> Settled {
+        self.until_told(plane, None).await
+    }
+
+    /// The same of a call that never left. Should its hold have lapsed, the correction of its event is in the spool before the
+    /// ledger knows: as everywhere, nothing is settled that a death could make forgotten.
+    pub(crate) async fn take_back(&self, plane: &DataPlane, stub: &wire::AttemptStub) -> Settled {
+        self.until_told(plane, Some(stub)).await
+    }
+
+    async fn until_told(&self, plane: &DataPlane, never_left: Option<&wire::AttemptStub>) -> Settled {
         if self.charges.is_empty() {
             return Settled::Done;
         }
         let mut told = false;
         loop {
-            match self.attempt(plane).await {
+            match self.attempt(plane, never_left).await {
                 Ok(settled) => {
                     plane.credit.told(self.hold);
                     return settled;
@@ -100,7 +110,16 @@ impl Settlement {
         }
     }
 
-    async fn attempt(&self, plane: &DataPlane) -> Result<Settled, LedgerUnavailable> {
+    async fn attempt(
+        &self,
+        plane: &DataPlane,
+        never_left: Option<&wire::AttemptStub>,
+    ) -> Result<Settled, LedgerUnavailable> {
+        if let Some(stub) = never_left
+            && self.has_lapsed(plane).await?
+        {
+            plane.write_correction(self.hold, stub).await;
+        }
         match plane.ledger.settle(self.org, self.hold, self.cost).await? {
             SettleOutcome::Settled { over_by } => plane.metrics.overage(over_by),
             SettleOutcome::AlreadyDone => {}
@@ -122,6 +141,14 @@ impl Settlement {
             }
         }
         Ok(Settled::Done)
+    }
+
+    /// Whether a sweeper has written an event of the call. What has not lapsed yet will not for as long as a lease.
+    async fn has_lapsed(&self, plane: &DataPlane) -> Result<bool, LedgerUnavailable> {
+        let (holds, number) = ([self.hold], plane.leases.next_number());
+        let lease_ms = plane.settings.lease_ms;
+        let outcomes = plane.ledger.extend(self.org, &holds, number, lease_ms, Nanos::ZERO).await?;
+        Ok(outcomes == [ExtendOutcome::Lapsed])
     }
 
     fn charge(&self) -> Charge {

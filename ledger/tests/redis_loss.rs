@@ -10,8 +10,8 @@ use nullspend_core::{
     clock::{ManualClock, SystemClock},
     id::{AttemptId, BudgetId},
     ledger::{
-        Balance, CounterKey, Ledger, LimitChange, Reserve, ReserveOutcome, Restored, Scope, SettleOutcome,
-        Silence,
+        Balance, CounterKey, Ledger, LimitChange, Limits, Reserve, ReserveOutcome, Restored, Scope,
+        SettleOutcome, Silence,
     },
     money::Nanos,
     policy::Enforcement,
@@ -96,7 +96,11 @@ async fn a_flush_is_noticed_and_a_rebuild_puts_back_what_was_spent_and_held() {
 
     assert!(ledger.begin_rebuild(org(1)).await.unwrap());
     refuses(&other).await;
-    let change = LimitChange { budget: scope(0).counter.budget, revision: 1, limit: Some(Nanos(100)) };
+    let change = LimitChange {
+        budget: scope(0).counter.budget,
+        revision: 1,
+        limits: Some(Limits::strict(Nanos(100))),
+    };
     ledger.apply_limits(org(1), &[change]).await.unwrap();
     ledger.load(org(1), &[(scope(100).counter, Nanos(35))]).await.unwrap();
     // More than the limit leaves, as when spend was charged meanwhile: what is held is held.

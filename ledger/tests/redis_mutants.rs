@@ -8,7 +8,12 @@ use futures::FutureExt as _;
 use nullspend_ledger::conformance::{World, beside, budgets, holds, model};
 
 /// Its name, the line as it is, and the line as it must not be.
-const MUTANTS: [(&str, &str, &str); 14] = [
+const MUTANTS: [(&str, &str, &str); 15] = [
+    (
+        "limits are applied without what extensions go by",
+        "redis.call('HSET', key, 'enf', ARGV[a + 3], 'session', ARGV[a + 4], 'kept', ARGV[a + 5])",
+        "",
+    ),
     (
         "a limit is passed by one",
         "if sum < EXACT then return sum <= tonumber(limit) end",
@@ -66,6 +71,7 @@ async fn suite(worlds: &impl AsyncFn() -> World) {
     holds::a_strict_limit_is_reached_exactly_and_not_passed(&worlds().await).await;
     holds::a_repeated_settle_changes_nothing(&worlds().await).await;
     budgets::large_amounts_are_exact(&worlds().await).await;
+    budgets::limits_that_are_applied_are_what_extensions_go_by(&worlds().await).await;
     budgets::a_counter_outlives_its_window_while_a_hold_names_it(&worlds().await).await;
     beside::a_rate_is_limited_from_the_first_call_on(&worlds().await).await;
     for seed in 0..3 {

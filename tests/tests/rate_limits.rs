@@ -35,6 +35,17 @@ async fn a_key_may_make_so_many_calls() {
 }
 
 #[tokio::test]
+async fn calls_that_are_refused_for_who_makes_them_count_too() {
+    let stack = Stack::builder().env("NULLSPEND_RATE_LIMITS_KEY_CALLS_PER_MINUTE", "2").start().await;
+    let administrator = Agent { id: String::new(), key: stack.owner.clone() };
+    for _ in 0..2 {
+        let _ = call(&stack, &administrator, &[]).await.expect_status(403);
+    }
+    assert_limited(&call(&stack, &administrator, &[]).await);
+    assert!(stack.provider.calls().is_empty());
+}
+
+#[tokio::test]
 async fn an_address_is_that_of_the_connection_whatever_a_header_says() {
     let stack = Stack::builder().env("NULLSPEND_RATE_LIMITS_IP_CALLS_PER_MINUTE", "3").start().await;
     let agent = stack.agent().await;
@@ -82,7 +93,8 @@ async fn administration_is_limited_by_key_and_told_where_it_stands() {
     let read = async |path: &str| stack.api(&reader, Method::GET, path, Value::Null).await;
     assert_eq!(read("/api/budgets").await.expect_status(200).header("x-ratelimit-remaining"), "2");
     assert_eq!(read("/api/budgets/nonsense").await.expect_status(400).header("x-ratelimit-remaining"), "1");
-    let _ = stack.api(&reader, Method::POST, "/api/freezes", json!({})).await.expect_status(403);
+    let refused = stack.api(&reader, Method::POST, "/api/freezes", json!({})).await.expect_status(403);
+    assert_eq!((refused.header("x-ratelimit-limit"), refused.header("x-ratelimit-remaining")), ("3", "0"));
     let limited = read("/api/budgets").await.expect_status(429);
     assert_eq!(
         (limited.code().as_str(), limited.header("x-ratelimit-remaining")),
@@ -91,5 +103,9 @@ async fn administration_is_limited_by_key_and_told_where_it_stands() {
     let retry_after: u64 = limited.header("retry-after").parse().expect("seconds");
     assert!((1..=20).contains(&retry_after), "{retry_after}");
     assert!(limited.header("x-ratelimit-reset").parse::<i64>().is_ok_and(|ms| ms > 1_700_000_000_000));
-    let _ = stack.api(&stack.owner, Method::GET, "/api/budgets", Value::Null).await.expect_status(200);
+    let unreadable = json!({"name": 7});
+    let unreadable = stack.api(&stack.owner, Method::POST, "/api/keys", unreadable).await.expect_status(400);
+    assert_eq!(unreadable.header("x-ratelimit-remaining"), "1");
+    let read = stack.api(&stack.owner, Method::GET, "/api/budgets", Value::Null).await.expect_status(200);
+    assert_eq!(read.header("x-ratelimit-remaining"), "0");
 }

@@ -2,7 +2,7 @@
 
 use nullspend_core::{
     id::{BudgetId, OrgId, UserId},
-    ledger::{Balance, CounterKey, LimitChange, MAX_SCOPES, MAX_VELOCITY},
+    ledger::{Balance, CounterKey, LimitChange, Limits, MAX_SCOPES, MAX_VELOCITY},
     loops::MAX_LOOP_CALLS,
     money::{MAX_LIMIT, Nanos},
     policy::{BudgetRule, Enforcement, Entity, OutputPolicy, Role, Velocity},
@@ -143,7 +143,7 @@ impl App {
         let place = BudgetPlace { org: caller.org, entity, name: request.name };
         let record =
             self.store.put_budget(&place, |current| wanted.over(current, &place, new, now_ms)).await?;
-        self.limit_changed(&record.rule, Some(record.rule.limit)).await;
+        self.limit_changed(&record.rule, Some(Limits::of(&record.rule))).await;
         self.view(caller.org, vec![record]).await?.pop().ok_or_else(|| AppError::not_found("Budget"))
     }
 
@@ -195,7 +195,7 @@ impl App {
             })
             .await?;
         let record = changed.ok_or_else(|| AppError::not_found("Budget"))?;
-        self.limit_changed(&record.rule, Some(record.rule.limit)).await;
+        self.limit_changed(&record.rule, Some(Limits::of(&record.rule))).await;
         self.view(caller.org, vec![record]).await?.pop().ok_or_else(|| AppError::not_found("Budget"))
     }
 
@@ -252,8 +252,8 @@ impl App {
 
     /// Tells the ledger and the data planes. The ledger may be away: then the next reserve brings it the limit, since
     /// every reserve carries the data plane's revision.
-    async fn limit_changed(&self, rule: &BudgetRule, limit: Option<Nanos>) {
-        let change = LimitChange { budget: rule.budget, revision: rule.revision, limit };
+    async fn limit_changed(&self, rule: &BudgetRule, limits: Option<Limits>) {
+        let change = LimitChange { budget: rule.budget, revision: rule.revision, limits };
         if let Err(error) = self.ledger.apply_limits(rule.org, &[change]).await {
             tracing::warn!(%error, budget = %rule.budget, "the ledger learns of a limit later");
         }

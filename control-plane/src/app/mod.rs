@@ -3,6 +3,7 @@
 mod budgets;
 mod caller;
 mod check;
+mod compare;
 mod document;
 mod enforced;
 mod error;
@@ -30,6 +31,7 @@ use tokio::sync::{Mutex, watch};
 
 pub use budgets::{BudgetRequest, BudgetView};
 pub use caller::Caller;
+pub use compare::{Compared, Totals};
 pub use document::PolicyDocument;
 pub use error::{AppError, Issue, Kind, PathSegment};
 pub use events::{ADJUSTMENT, Recorded, Reported, ReportedParts};
@@ -40,7 +42,7 @@ pub use keys::{CreatedKey, KeyChange, NewKey, Page};
 pub use models::CheapModel;
 pub use planes::{ConnectedPlanes, Connection};
 pub use prices::{ListedPrice, NewPrice, PriceFilter, PriceSource, Scope as PriceScope, Unusable};
-pub use rebuild::{Looked, Totals};
+pub use rebuild::Looked;
 pub use rerate::{RerateReport, RerateRequest, Rerated};
 pub use startup::Bootstrap;
 
@@ -52,6 +54,8 @@ pub struct App {
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
+    /// Who this control plane is to others, for as long as it runs.
+    name: String,
     policy_changed: watch::Sender<u64>,
     records: watch::Sender<u64>,
     data_planes: Arc<ConnectedPlanes>,
@@ -80,6 +84,7 @@ impl App {
     pub fn new(store: Store, ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
         let id = ids.v4().hyphenated().to_string();
         Self {
+            name: ids.v4().to_string(),
             store,
             ledger,
             clock,

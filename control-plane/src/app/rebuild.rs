@@ -4,12 +4,11 @@
 //! loaded and its id is known as done, or it is held again. What the store has is looked up and summed up in one reading,
 //! so that no event comes in between.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use nullspend_core::{
     id::{AttemptId, OrgId},
-    ledger::{CounterKey, Reserve, ReserveOutcome, Restored, SESSION_IDLE_MS},
-    money::Nanos,
+    ledger::{Reserve, ReserveOutcome, Restored, SESSION_IDLE_MS},
 };
 use nullspend_proto::internal::DeliverRequest;
 
@@ -23,6 +22,10 @@ const DELETED_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 const ENDED_MS: i64 = 24 * 60 * 60 * 1000;
 /// The lease that a restored hold gets, before its owner renews it.
 const LEASE_MS: i64 = 60_000;
+/// How long nobody else makes books again after the one who claimed it was heard of.
+const CLAIM_MS: i64 = 10_000;
+/// How often a claim is renewed.
+const RENEW_EVERY: Duration = Duration::from_secs(1);
 
 /// What a look at the ledger's books came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,29 +34,8 @@ pub struct Looked {
     pub rebuilt: usize,
     /// Data planes that a rebuild waits for, by organisation.
     pub waiting: BTreeMap<OrgId, Vec<String>>,
-    /// Organisations whose books could not be seen, or not be made again yet.
+    /// Organisations whose books could not be seen, or not be made again yet; by another control plane, maybe.
     pub unseen: usize,
-}
-
-/// One window's settled spend, from both sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Totals {
-    /// Whose.
-    pub org: OrgId,
-    /// Which window of which budget.
-    pub counter: CounterKey,
-    /// What the events sum to.
-    pub store: Nanos,
-    /// What decisions are made by.
-    pub ledger: Nanos,
-}
-
-impl Totals {
-    /// Whether the two sides say different things.
-    #[must_use]
-    pub fn differ(&self) -> bool {
-        self.store != self.ledger
-    }
 }
 
 impl App {
@@ -93,10 +75,12 @@ impl App {
             None => self.begin_rebuild(org).await?,
         };
         let awaited = self.store.awaited_dataplanes(&rebuild.id).await?;
-        if awaited.is_empty() {
-            looked.rebuilt += usize::from(self.finish_rebuild(&rebuild).await?);
-        } else {
+        if !awaited.is_empty() {
             looked.waiting.insert(org, awaited);
+        } else if self.finish_rebuild(&rebuild).await? {
+            looked.rebuilt += 1;
+        } else {
+            looked.unseen += 1;
         }
         Ok(())
     }
@@ -109,7 +93,39 @@ impl App {
         Ok(rebuild)
     }
 
+    /// False when another control plane makes the books again, or has.
     async fn finish_rebuild(&self, rebuild: &RebuildRecord) -> Result<bool, AppError> {
+        if !self.claim(rebuild, CLAIM_MS).await? {
+            return Ok(false);
+        }
+        // A claim that is lost ends the work: whoever took it over has begun anew.
+        let filled = tokio::select! {
+            filled = self.fill_delivered(rebuild) => filled,
+            lost = self.keep_claim(rebuild) => lost,
+        };
+        if filled.is_err() {
+            // Another one may reach what this one does not.
+            self.claim(rebuild, 0).await?;
+        }
+        filled
+    }
+
+    async fn claim(&self, rebuild: &RebuildRecord, for_ms: i64) -> Result<bool, AppError> {
+        let now_ms = self.clock.now_ms();
+        Ok(self.store.claim_rebuild(rebuild.org, &self.name, now_ms, now_ms + for_ms).await?)
+    }
+
+    /// Renews a claim until it cannot be.
+    async fn keep_claim(&self, rebuild: &RebuildRecord) -> Result<bool, AppError> {
+        loop {
+            tokio::time::sleep(RENEW_EVERY).await;
+            if !self.claim(rebuild, CLAIM_MS).await? {
+                return Ok(false);
+            }
+        }
+    }
+
+    async fn fill_delivered(&self, rebuild: &RebuildRecord) -> Result<bool, AppError> {
         let delivered = self.store.delivered(&rebuild.id).await?;
         let under_way = delivered.len();
         if !self.fill(rebuild.org, delivered, Some(rebuild)).await? {
@@ -129,11 +145,6 @@ impl App {
         let kept = self.store.keep_delivery(delivery).await?;
         self.looking.notify_one();
         Ok(kept)
-    }
-
-    /// A number below `bound` that differs from process to process.
-    pub(crate) fn random_below(&self, bound: u32) -> u32 {
-        u32::from(self.ids.v4().as_bytes()[0]) % bound.max(1)
     }
 
     /// Waits until a look at the books may find something new.
@@ -179,30 +190,6 @@ impl App {
         Ok(())
     }
 
-    /// The settled totals of every window that has not ended, as the ledger has them and as the store has them. What is on
-    /// its way from one to the other differs.
-    ///
-    /// # Errors
-    /// When the store or the ledger does not answer.
-    pub async fn compare_ledger(&self) -> Result<Vec<Totals>, AppError> {
-        let mut totals = Vec::new();
-        for org in self.store.org_ids().await? {
-            let since = BooksSince { window_ended_ms: self.clock.now_ms(), ..self.recent() };
-            let books = self.store.books(org, since, &[]).await?;
-            let counters: Vec<CounterKey> = books.settled.iter().map(|(counter, _)| *counter).collect();
-            let balances = self.ledger.balances(org, &counters).await?;
-            totals.extend(
-                books.settled.into_iter().zip(balances).map(|((counter, store), balance)| Totals {
-                    org,
-                    counter,
-                    store,
-                    ledger: balance.settled,
-                }),
-            );
-        }
-        Ok(totals)
-    }
-
     fn recent(&self) -> BooksSince {
         let now_ms = self.clock.now_ms();
         BooksSince {
@@ -213,7 +200,7 @@ impl App {
         }
     }
 
-    /// False when the books turn out to be whole.
+    /// False when the books turn out to be whole, or another control plane has made them again.
     async fn fill(
         &self,
         org: OrgId,
@@ -223,12 +210,6 @@ impl App {
         // A report that is charged and not stored yet would be in neither.
         let _no_reports = self.charging.write().await;
         if !self.ledger.begin_rebuild(org).await? {
-            return Ok(false);
-        }
-        if let Some(rebuild) = rebuild
-            && !self.store.list_rebuilds().await?.contains(rebuild)
-        {
-            // Another control plane has done it meanwhile, and this loss is a later one: what was delivered is too old.
             return Ok(false);
         }
         let ids: Vec<AttemptId> = under_way.iter().map(|call| call.attempt).collect();
@@ -245,11 +226,22 @@ impl App {
         for call in &under_way {
             self.put_back(org, &held(org, call), Restored::Held).await?;
         }
-        if let Some(rebuild) = rebuild {
-            // Before the books are whole: what was delivered is of this loss, and must not be used for another.
-            self.store.end_rebuild(&rebuild.id).await?;
+        match rebuild {
+            Some(rebuild) => self.open_books(rebuild).await,
+            None => Ok(self.ledger.finish_rebuild(org).await.map(|()| true)?),
         }
-        self.ledger.finish_rebuild(org).await?;
+    }
+
+    /// False when another control plane has opened them meanwhile, and this loss is a later one.
+    async fn open_books(&self, rebuild: &RebuildRecord) -> Result<bool, AppError> {
+        // Before the books are whole: what was delivered is of this loss, and must not be used for another. And under way
+        // still, so that nobody who sees them lost begins once more.
+        let anew = self.ids.v4().to_string();
+        if !self.store.begin_rebuild_anew(&rebuild.id, &anew).await? {
+            return Ok(false);
+        }
+        self.ledger.finish_rebuild(rebuild.org).await?;
+        self.store.end_rebuild(&anew).await?;
         Ok(true)
     }
 
@@ -291,7 +283,7 @@ fn held(org: OrgId, call: &UnderWay) -> Reserve {
         org,
         scopes: call.charges.iter().map(|charge| charge.scope()).collect(),
         session: call.session_id.as_deref().map(Into::into),
-        finalize: false,
+        finalize: call.finalize,
         amount: call.held,
         lease_ms: LEASE_MS,
         stub: call.stub.clone(),

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use http::HeaderMap;
 use nullspend_core::policy::Role;
 use sha2::{Digest, Sha256};
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataMap};
 
 pub use self::{layer::Guarded, limit::KeyLimit};
 use crate::{
@@ -101,7 +101,9 @@ impl Gatekeeper {
             role.as_str(),
             caller.role.as_str()
         );
-        Err(status(Code::PermissionDenied, "forbidden", message))
+        let mut refusal = status(Code::PermissionDenied, "forbidden", message);
+        *refusal.metadata_mut() = MetadataMap::from_headers(standing);
+        Err(refusal)
     }
 
     async fn caller(&self, headers: &HeaderMap) -> Result<Caller, Status> {

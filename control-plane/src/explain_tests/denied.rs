@@ -34,6 +34,7 @@ async fn each_kind_of_denial_tells_its_own_numbers() {
     ] {
         let world = World::new().await;
         let details_json = details.to_owned();
+        let trail = trail.map(|trail| trail.to_bytes()).unwrap_or_default();
         let denied = proto::Denied { code: code.to_owned(), trail, details_json, ..denial(world.org) };
         report(&world, [Kind::Denied(denied)]).await;
         let (_, told) = explain(&world, &DENIAL.to_string()).await;
@@ -64,7 +65,7 @@ async fn a_freeze_is_told_with_who_made_it_and_whether_it_still_stands() {
         let mut details = details.clone();
         (details["freeze_id"], details["reason"]) = (json!(freeze), json!(reason));
         let (attempt_id, details_json) = (attempt.to_string(), details.to_string());
-        let (code, trail) = ("frozen".to_owned(), Some(trail.clone()));
+        let (code, trail) = ("frozen".to_owned(), trail.to_bytes());
         Kind::Denied(proto::Denied { attempt_id, code, trail, details_json, ..denial(world.org) })
     };
     let (forgotten, nowhere) = (Uuid::from_u128(0xd2), format!("ns_frz_{}", Uuid::nil()));
@@ -120,7 +121,7 @@ async fn a_loop_is_told_with_what_repeated_and_what_helps() {
             ..proto::Trail::default()
         };
         let (code, details_json) = ("loop_detected".to_owned(), details.to_string());
-        let denied = proto::Denied { code, trail: Some(trail), details_json, ..denial(world.org) };
+        let denied = proto::Denied { code, trail: trail.to_bytes(), details_json, ..denial(world.org) };
         report(&world, [Kind::Denied(denied)]).await;
         let (_, told) = explain(&world, &DENIAL.to_string()).await;
         let denied = &told["data"]["deniedBy"];

@@ -100,6 +100,12 @@ impl Failure {
         failure
     }
 
+    /// The same, with headers that every answer to this caller has.
+    pub(super) fn telling(mut self, headers: HeaderMap) -> Self {
+        self.headers.extend(headers);
+        self
+    }
+
     /// Whether our side is to blame, so that the log should have it.
     pub(super) fn is_ours(&self) -> bool {
         self.status.is_server_error()

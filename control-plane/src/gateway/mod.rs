@@ -116,8 +116,12 @@ impl Inner {
         // Before the body: someone without rights learns nothing about what a body should look like.
         let passed = self.gatekeeper.check(found.method, &parts.headers).await;
         let passed = passed.map_err(|status| Failure::from_status(&status))?;
-        let message = self.read(&found, parts, body).await?;
-        self.call(&found, &parts.headers, passed, message).await
+        let standing = passed.standing.clone();
+        let answered = async {
+            let message = self.read(&found, parts, body).await?;
+            self.call(&found, &parts.headers, passed, message).await
+        };
+        answered.await.map_err(|failure| failure.telling(standing))
     }
 
     async fn read(

@@ -5,12 +5,13 @@ use std::collections::HashSet;
 use nullspend_core::{
     attempt::BudgetCharge,
     id::{AttemptId, OrgId},
-    ledger::{CounterKey, LimitChange, SessionSpend},
+    ledger::{CounterKey, LimitChange, Limits, SessionSpend},
     money::Nanos,
 };
 
 use super::{
     Store,
+    budgets::{BudgetRow, budget_columns},
     codec::Reader,
     error::{During, StoreError},
     pool::{Tx, on_tx},
@@ -83,27 +84,40 @@ impl Store {
         tx.commit().await.during(OP)?;
         Ok(books)
     }
+
+    /// Settled spend of an organisation's live budgets, of windows that had not ended by then.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn list_settled(
+        &self,
+        org: OrgId,
+        ended_ms: i64,
+    ) -> Result<Vec<(CounterKey, Nanos)>, StoreError> {
+        self.pool.begin_reading().await.during(OP)?.settled_windows(org, ended_ms).await
+    }
 }
 
 impl Tx {
     async fn limits(&mut self, org: OrgId, deleted_ms: i64) -> Result<Vec<LimitChange>, StoreError> {
-        let rows: Vec<(String, i64, i64, Option<i64>)> = on_tx!(&mut *self, |c, Db| {
-            sqlx::query_as(
-                "SELECT id, revision, limit_nanos, deleted_at_ms FROM budgets \
-                 WHERE org_id = $1 AND (deleted_at_ms IS NULL OR deleted_at_ms >= $2) ORDER BY revision",
-            )
+        let rows: Vec<BudgetRow> = on_tx!(&mut *self, |c, Db| {
+            sqlx::query_as(concat!(
+                "SELECT ",
+                budget_columns!(),
+                " FROM budgets WHERE org_id = $1 AND (deleted_at_ms IS NULL OR deleted_at_ms >= $2) ORDER BY revision"
+            ))
             .bind(org.bare())
             .bind(deleted_ms)
             .fetch_all(&mut *c)
             .await
             .during(OP)?
         });
-        let read = Reader(OP);
         rows.into_iter()
-            .map(|(budget, revision, limit, deleted)| {
-                let limit = deleted.is_none().then_some(Nanos(limit));
-                let (budget, revision) = (read.id("id", &budget)?, read.number("revision", revision)?);
-                Ok(LimitChange { budget, revision, limit })
+            .map(|row| {
+                let is_live = row.deleted_at_ms.is_none();
+                let rule = row.into_record(OP)?.rule;
+                let limits = is_live.then(|| Limits::of(&rule));
+                Ok(LimitChange { budget: rule.budget, revision: rule.revision, limits })
             })
             .collect()
     }

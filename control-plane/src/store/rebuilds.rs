@@ -28,6 +28,8 @@ pub struct UnderWay {
     pub charges: Vec<BudgetCharge>,
     /// The caller's session.
     pub session_id: Option<String>,
+    /// Whether it may use what budgets keep back for final answers.
+    pub finalize: bool,
     /// What its event is written from, should its owner die.
     pub stub: Bytes,
 }
@@ -105,6 +107,59 @@ impl Store {
         });
         tx.commit().await.during(OP)?;
         Ok(RebuildRecord { org: begun.org, id, began_at_ms })
+    }
+
+    /// Claims an organisation's rebuild until then, or renews the claim; false when somebody else has it, or none is under
+    /// way. A claim that ends now is given back.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn claim_rebuild(
+        &self,
+        org: OrgId,
+        by: &str,
+        now_ms: i64,
+        until_ms: i64,
+    ) -> Result<bool, StoreError> {
+        on_pool!(write self.pool, |c, Db| {
+            sqlx::query(
+                "UPDATE ledger_rebuilds SET claimed_by = $2, claimed_until_ms = $4 \
+                 WHERE org_id = $1 AND (claimed_by = $2 OR claimed_until_ms <= $3)",
+            )
+            .bind(org.bare())
+            .bind(by)
+            .bind(now_ms)
+            .bind(until_ms)
+            .execute(c)
+            .await
+            .during("claim a rebuild")
+            .map(|done| done.rows_affected() > 0)
+        })
+    }
+
+    /// Makes a rebuild another one, for which nothing is delivered yet: what was is used up. False when it is over.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn begin_rebuild_anew(&self, rebuild: &str, id: &str) -> Result<bool, StoreError> {
+        const OP: &str = "begin a rebuild anew";
+        let mut tx = self.pool.begin().await.during(OP)?;
+        let renamed = on_tx!(&mut tx, |c, Db| {
+            sqlx::query("DELETE FROM ledger_deliveries WHERE rebuild_id = $1")
+                .bind(rebuild)
+                .execute(&mut *c)
+                .await
+                .during(OP)?;
+            sqlx::query("UPDATE ledger_rebuilds SET rebuild_id = $2 WHERE rebuild_id = $1")
+                .bind(rebuild)
+                .bind(id)
+                .execute(&mut *c)
+                .await
+                .during(OP)?
+                .rows_affected()
+        });
+        tx.commit().await.during(OP)?;
+        Ok(renamed > 0)
     }
 
     /// Forgets a rebuild and what was delivered for it.

@@ -87,6 +87,7 @@ pub(super) fn under_way(stub: &AttemptStub) -> Result<UnderWay, String> {
         held: amount("held_nanos", stub.held_nanos)?,
         charges: charges(stub)?,
         session_id: stub.session_id.clone(),
+        finalize: stub.finalize,
         stub: stub.encode_to_vec().into(),
     })
 }

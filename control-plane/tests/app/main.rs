@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail them")]
 
 mod budgets;
+mod drift;
 mod events;
 mod freezes;
 mod keys;
 mod price_rows;
 mod prices;
+mod rebuild;
 mod rerate;
 mod world;

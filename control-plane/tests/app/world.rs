@@ -73,7 +73,8 @@ async fn build(dir: &TempDir, clock: &Arc<ManualClock>) -> (App, Arc<dyn Ledger>
     (app, ledger)
 }
 
-async fn caller(app: &App, raw: &SecretString) -> Caller {
+/// Who has a key.
+pub async fn caller(app: &App, raw: &SecretString) -> Caller {
     let hash: [u8; 32] = Sha256::digest(raw.expose_secret().as_bytes()).into();
     let KeyAuth { identity, owner_role, .. } =
         app.store().key_by_sha256(&hash).await.expect("a look-up").expect("a key");

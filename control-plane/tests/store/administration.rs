@@ -6,7 +6,7 @@ use nullspend_control_plane::store::{
 use nullspend_core::{
     freeze::{Freeze, Target},
     id::{BudgetId, FreezeId, Ids, KeyId, OrgId, RandomIds, UserId},
-    ledger::CounterKey,
+    ledger::{CounterKey, Limits},
     money::Nanos,
     policy::{BudgetRule, Enforcement, Entity, OrgRule, OutputPolicy, Role, Velocity},
     window::{Interval, TimeZone},
@@ -198,8 +198,8 @@ pub async fn a_place_has_one_live_budget(world: World) {
         let since = BooksSince { deleted_ms, ..SINCE };
         world.store.books(founded.org, since, &[]).await.unwrap().limits
     };
-    let known = limits(NOW).await.iter().map(|change| change.limit).collect::<Vec<_>>();
-    assert_eq!(known, [None, Some(Nanos(5))]);
+    let known = limits(NOW).await.iter().map(|change| change.limits).collect::<Vec<_>>();
+    assert_eq!(known, [None, Some(Limits::of(&anew.rule))]);
     assert_eq!(limits(NOW + 1).await.len(), 1, "old deletions are left out");
 }
 

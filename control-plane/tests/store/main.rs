@@ -78,6 +78,8 @@ suite! {
     events::denials_are_listed_apart_and_age,
     events::reported_requests_are_unique,
     rebuilds::a_rebuild_waits_for_everyone_who_may_have_work,
+    rebuilds::a_rebuild_is_one_control_planes_at_a_time,
+    rebuilds::a_rebuild_that_begins_anew_has_nothing_delivered,
     rebuilds::a_delivery_that_makes_no_sense_is_told,
     rebuilds::books_tell_what_lapsed_and_what_is_recorded,
     explain::a_trail_is_read_as_it_was_told,

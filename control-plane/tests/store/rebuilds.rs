@@ -61,6 +61,46 @@ pub async fn a_rebuild_waits_for_everyone_who_may_have_work(world: World) {
     );
 }
 
+pub async fn a_rebuild_is_one_control_planes_at_a_time(world: World) {
+    let (org, other, store) = (OrgId(Uuid::from_u128(7)), OrgId(Uuid::from_u128(8)), &world.store);
+    let claim = async |org, by: &str, now_ms, until_ms| {
+        store.claim_rebuild(org, by, NOW + now_ms, NOW + until_ms).await.unwrap()
+    };
+    assert!(!claim(org, "a", 0, 100).await, "none is under way");
+    for (org, id) in [(org, "r1"), (other, "r2")] {
+        store.begin_rebuild(&rebuild(org, id)).await.unwrap();
+    }
+    let rivals: Vec<String> = (0..8).map(|n| format!("rival {n}")).collect();
+    let claims = rivals.iter().map(|rival| claim(org, rival, 0, 100));
+    let won = futures::future::join_all(claims).await;
+    let winners: Vec<&String> = rivals.iter().zip(won).filter(|(_, won)| *won).map(|(by, _)| by).collect();
+    let [winner] = winners[..] else { panic!("{winners:?}") };
+    assert!(claim(other, "b", 0, 100).await, "another organisation's");
+    assert!(claim(org, winner, 50, 150).await, "renewed");
+    assert!(!claim(org, "b", 149, 300).await);
+    assert!(claim(org, "b", 150, 300).await, "who is silent for so long is dead");
+    assert!(!claim(org, winner, 160, 300).await);
+    assert!(claim(org, "b", 170, 170).await);
+    assert!(claim(org, winner, 170, 300).await, "given back");
+}
+
+pub async fn a_rebuild_that_begins_anew_has_nothing_delivered(world: World) {
+    let (org, store) = (OrgId(Uuid::from_u128(7)), &world.store);
+    store.dataplane_came("a", NOW).await.unwrap();
+    store.begin_rebuild(&rebuild(org, "r1")).await.unwrap();
+    assert!(store.claim_rebuild(org, "x", NOW, NOW + 100).await.unwrap());
+    assert!(store.keep_delivery(&delivery("r1", "a", Vec::new())).await.unwrap());
+    assert!(store.begin_rebuild_anew("r1", "r2").await.unwrap());
+    assert_eq!(store.list_rebuilds().await.unwrap(), [rebuild(org, "r2")]);
+    assert_eq!(store.awaited_dataplanes("r2").await.unwrap(), ["a"]);
+    assert!(
+        !store.claim_rebuild(org, "y", NOW, NOW + 100).await.unwrap(),
+        "it is who claimed it that begins anew"
+    );
+    assert!(!store.begin_rebuild_anew("r1", "r3").await.unwrap(), "that one is over");
+    assert!(!store.keep_delivery(&delivery("r1", "a", Vec::new())).await.unwrap());
+}
+
 pub async fn a_delivery_that_makes_no_sense_is_told(world: World) {
     let org = OrgId(Uuid::from_u128(7));
     world.store.begin_rebuild(&rebuild(org, "r")).await.unwrap();
@@ -82,6 +122,8 @@ pub async fn books_tell_what_lapsed_and_what_is_recorded(world: World) {
     let books = world.store.books(founded.org, SINCE, &asked).await.unwrap();
     assert_eq!(books.recorded.into_iter().collect::<Vec<_>>(), [AttemptId(known)]);
     assert_eq!(books.settled.iter().map(|(_, nanos)| nanos.0).sum::<i64>(), 42);
+    let settled = world.store.list_settled(founded.org, SINCE.window_ended_ms).await.unwrap();
+    assert_eq!(settled, books.settled, "by itself too");
     let [told] = &books.lapsed[..] else { panic!("{:?}", books.lapsed) };
     assert_eq!((told.attempt, told.cost, told.charges.len()), (AttemptId(lapsed), Nanos(30), 1));
     let since = BooksSince { lapsed_ms: i64::MAX, ..SINCE };

@@ -292,6 +292,7 @@ impl Admitted {
             stream: self.view.stream,
             unpriced: self.price.is_none(),
             on_credit: false,
+            finalize: call.finalize,
             price_id: self.price.as_ref().map(|price| price.id().to_owned()),
             price_version: self.price.as_ref().map(|price| price.version().to_owned()),
         }

@@ -13,7 +13,7 @@ use crate::{
     attempt::{Api, Denial},
     id::AttemptId,
     money::Nanos,
-    policy::{Policy, Role},
+    policy::{KeyIdentity, Policy, Role},
     request::RequestView,
     trail::{Step, Steps},
 };
@@ -21,14 +21,25 @@ use crate::{
 /// What a request's headers lead to.
 #[derive(Debug)]
 pub enum Begin {
-    /// Accepted so far; its body decides.
-    Body(Box<AwaitingBody>),
+    /// Somebody who is known calls a provider's API.
+    Known(Box<Known>),
     /// Refused.
     Answer(Box<Answered>),
     /// `GET /health`.
     Health,
     /// `GET /health/ready`.
     Ready,
+}
+
+/// A call whose caller is known, and nothing else of it: the place to count it.
+#[derive(Debug)]
+pub struct Known {
+    pub(super) key: Arc<KeyIdentity>,
+    pub(super) api: Api,
+    pub(super) trace_id: String,
+    policy: Arc<Policy>,
+    attempt: AttemptId,
+    started: Moment,
 }
 
 /// An accepted call whose body is still to come.
@@ -60,15 +71,9 @@ const HEADERS_MAX: usize = 110;
 /// Most bytes of names and values together.
 const HEADERS_MAX_BYTES: usize = 64 << 10;
 
-/// Accepts or refuses a request by its headers. `policy` is `None` while the data plane has never had one.
+/// Finds out who calls. `policy` is `None` while the data plane has never had one.
 #[must_use]
-pub fn begin(
-    settings: &Settings,
-    policy: Option<Arc<Policy>>,
-    headers: &Headers,
-    attempt: AttemptId,
-    now: Moment,
-) -> Begin {
+pub fn begin(policy: Option<Arc<Policy>>, headers: &Headers, attempt: AttemptId, now: Moment) -> Begin {
     if headers.0.len() > HEADERS_MAX || headers.bytes() > HEADERS_MAX_BYTES {
         return Begin::Answer(answered(&Refusal::HeadersTooLarge, None, attempt.0.simple().to_string()));
     }
@@ -86,14 +91,17 @@ pub fn begin(
             "this data plane has not yet received its policy from the control plane; try again".to_owned();
         return Begin::Answer(answered(&Refusal::Unavailable { message }, Some(api), trace_id));
     };
-    match accept(settings, &policy, headers, api, &trace_id, attempt, now) {
-        Ok(call) => Begin::Body(Box::new(AwaitingBody { call, policy })),
-        Err(refused) => {
-            let mut answered = answered(&refused.refusal, Some(api), trace_id);
-            answered.denial = refused.denial;
-            Begin::Answer(answered)
-        }
+    match caller(&policy, headers) {
+        Some(key) => Begin::Known(Box::new(Known { key, api, trace_id, policy, attempt, started: now })),
+        None => Begin::Answer(answered(&Refusal::Unauthorized, Some(api), trace_id)),
     }
+}
+
+fn caller(policy: &Policy, headers: &Headers) -> Option<Arc<KeyIdentity>> {
+    // Two key headers would let a proxy in front and this one disagree on who calls.
+    let raw = headers.raw("x-nullspend-key").filter(|_| headers.count("x-nullspend-key") == 1)?;
+    let sha256: [u8; 32] = Sha256::digest(raw).into();
+    policy.key(&sha256).map(Arc::clone)
 }
 
 pub(super) fn answered(refusal: &Refusal, api: Option<Api>, trace_id: String) -> Box<Answered> {
@@ -114,19 +122,26 @@ impl From<Refusal> for Box<Refused> {
     }
 }
 
-fn accept(
-    settings: &Settings,
-    policy: &Policy,
-    headers: &Headers,
-    api: Api,
-    trace_id: &str,
-    attempt: AttemptId,
-    now: Moment,
-) -> Result<Call, Box<Refused>> {
-    // Two key headers would let a proxy in front and this one disagree on who calls.
-    let raw_key = headers.raw("x-nullspend-key").filter(|_| headers.count("x-nullspend-key") == 1);
-    let sha256: [u8; 32] = Sha256::digest(raw_key.ok_or(Refusal::Unauthorized)?).into();
-    let key = policy.key(&sha256).ok_or(Refusal::Unauthorized)?;
+impl Known {
+    /// Accepts the call or refuses it, by the same headers.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub fn accept(self, settings: &Settings, headers: &Headers) -> Result<Box<AwaitingBody>, Box<Answered>> {
+        match accept(settings, &self, headers) {
+            Ok(call) => Ok(Box::new(AwaitingBody { call, policy: self.policy })),
+            Err(refused) => {
+                let mut answered = answered(&refused.refusal, Some(self.api), self.trace_id);
+                answered.denial = refused.denial;
+                Err(answered)
+            }
+        }
+    }
+}
+
+fn accept(settings: &Settings, known: &Known, headers: &Headers) -> Result<Call, Box<Refused>> {
+    let Known { key, api, trace_id, policy, attempt, started } = known;
+    let (api, attempt, now) = (*api, *attempt, *started);
     if key.role != Role::Agent {
         return Err(Refusal::NotAnAgent { role: key.role.as_str() }.into());
     }
@@ -155,7 +170,7 @@ fn accept(
         attempt,
         api,
         key: Arc::clone(key),
-        trace_id: trace_id.to_owned(),
+        trace_id: trace_id.clone(),
         session_id,
         stream_cost,
         finalize: head::finalize(headers),

@@ -1,9 +1,9 @@
 //! Rate limits on the way of a call: by client address before anything else is looked at, by key once it is known.
 
 use super::{
-    Answered, AwaitingBody, Moment,
+    Answered, Moment,
     answer::Refusal,
-    begin::answered,
+    begin::{Known, answered},
     head::{self, Headers, Route},
 };
 use crate::{
@@ -28,12 +28,12 @@ pub fn limit_client(
     Some(answered(&Refusal::RateLimited { who: "client address", retry_after_s }, Some(api), trace_id))
 }
 
-impl AwaitingBody {
-    /// Counts the call by its key; the refusal of one too many.
+impl Known {
+    /// Counts the call by its key, whatever becomes of it; the refusal of one too many.
     #[must_use]
     pub fn limit_key(&self, limiter: &mut RateLimiter, now: Moment) -> Option<Box<Answered>> {
-        let TooSoon { retry_after_s } = limiter.key(self.call.key.key, now.us).err()?;
+        let TooSoon { retry_after_s } = limiter.key(self.key.key, now.us).err()?;
         let refusal = Refusal::RateLimited { who: "key", retry_after_s };
-        Some(self.call.answered(refusal.answer(Some(self.call.api)), None))
+        Some(answered(&refusal, Some(self.api), self.trace_id.clone()))
     }
 }

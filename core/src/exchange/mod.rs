@@ -1,9 +1,9 @@
 //! One proxied request as a state machine without I/O (design §5): each stage is a value that the next step consumes.
 //!
 //! ```text
-//! begin(headers) ─▶ AwaitingBody ─body()─▶ Reserving ─reserved()─▶ Opening ─opened()─▶ Forwarded ─close()─▶ Closing
-//!        │                        │                  │
-//!        └────────── Answered ◀───┴──────────────────┘      (refused: nothing is forwarded, nothing is held)
+//! begin(headers) ─▶ Known ─accept()─▶ AwaitingBody ─body()─▶ Reserving ─reserved()─▶ Opening ─opened()─▶ Forwarded ─close()─▶ Closing
+//!        │                  │                         │                  │
+//!        └──── Answered ◀───┴─────────────────────────┴──────────────────┘      (refused: nothing is forwarded, nothing is held)
 //! ```
 //!
 //! The host (ext_proc today) carries out what a stage asks for: the ledger call of [`Reserving`], the spool record of
@@ -29,7 +29,7 @@ pub mod upstream;
 use std::sync::Arc;
 
 pub use admit::{Admission, Opening, Reserving, Verdict};
-pub use begin::{AwaitingBody, Begin, begin};
+pub use begin::{AwaitingBody, Begin, Known, begin};
 pub use close::End;
 pub use cost_comment::cost_comment;
 pub use forwarded::{Forward, Forwarded, Origin, ResponseHead};

@@ -21,8 +21,8 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{
-    Admission, Answered, AwaitingBody, Begin, End, Forward, Forwarded, Moment, Opening, Origin, Reserving,
-    Settings, Verdict, begin,
+    Admission, Answered, AwaitingBody, Begin, End, Forward, Forwarded, Known, Moment, Opening, Origin,
+    Reserving, Settings, Verdict, begin,
     head::{API_VERSION, Headers},
     upstream::{Dialect, Upstream, Upstreams},
 };
@@ -104,8 +104,12 @@ fn headers(path: &str, more: &[(&str, &str)]) -> Headers {
 }
 
 fn start(policy: Policy, headers: &Headers) -> Result<Box<AwaitingBody>, Box<Answered>> {
-    match begin(&settings(), Some(Arc::new(policy)), headers, AttemptId(Uuid::from_u128(7)), NOW) {
-        Begin::Body(awaiting) => Ok(awaiting),
+    known(policy, headers)?.accept(&settings(), headers)
+}
+
+fn known(policy: Policy, headers: &Headers) -> Result<Box<Known>, Box<Answered>> {
+    match begin(Some(Arc::new(policy)), headers, AttemptId(Uuid::from_u128(7)), NOW) {
+        Begin::Known(known) => Ok(known),
         Begin::Answer(answered) => Err(answered),
         Begin::Health | Begin::Ready => panic!("not a health route"),
     }

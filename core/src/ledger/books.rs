@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    Balance, CounterKey, LimitChange, Reserve, Scope, SessionSpend,
+    Balance, CounterKey, LimitChange, Limits, Reserve, Scope, SessionSpend,
     by_id::ById,
     counter::Counter,
     rate::{Rate, TooFast},
@@ -124,6 +124,18 @@ impl Budget {
         self.enforcement = scope.enforcement;
         self.session_limit = scope.session_limit;
         self.finalization_reserve = scope.finalization_reserve;
+    }
+
+    /// Takes over limits, or the deletion.
+    fn set(&mut self, limits: Option<Limits>) {
+        let Some(limits) = limits else {
+            self.limit = Limit::Deleted;
+            return;
+        };
+        self.limit = Limit::Of(limits.limit);
+        self.enforcement = limits.enforcement;
+        self.session_limit = limits.session_limit;
+        self.finalization_reserve = limits.finalization_reserve;
     }
 
     /// Whether a counter has `add` left: `committed + add <= limit`, exactly equal included. What a strict limit keeps
@@ -297,7 +309,7 @@ impl Books {
         let budget = self.budgets.entry(change.budget).or_insert_with(Budget::unknown);
         if budget.limit == Limit::Unknown || change.revision > budget.revision {
             budget.revision = change.revision;
-            budget.limit = change.limit.map_or(Limit::Deleted, Limit::Of);
+            budget.set(change.limits);
         }
     }
 

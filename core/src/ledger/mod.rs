@@ -299,7 +299,7 @@ pub enum ChargeOutcome {
     Invalid(Misuse),
 }
 
-/// A budget's limit as the control plane set it, or its deletion.
+/// A budget's limits as the control plane set them, or its deletion.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitChange {
     /// The budget.
@@ -307,7 +307,40 @@ pub struct LimitChange {
     /// Orders changes.
     pub revision: u64,
     /// `None`: the budget is deleted and binds no more.
-    pub limit: Option<Nanos>,
+    pub limits: Option<Limits>,
+}
+
+/// What an extension is judged by, and a reserve that does not know better.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of the window.
+    pub limit: Nanos,
+    /// Whether it denies.
+    pub enforcement: Enforcement,
+    /// Of one session.
+    pub session_limit: Option<Nanos>,
+    /// Part of a strict limit that only finalizing calls may use.
+    pub finalization_reserve: Nanos,
+}
+
+impl Limits {
+    /// A limit that denies, and nothing else.
+    #[must_use]
+    pub fn strict(limit: Nanos) -> Self {
+        let (session_limit, finalization_reserve) = (None, Nanos::ZERO);
+        Self { limit, enforcement: Enforcement::StrictBlock, session_limit, finalization_reserve }
+    }
+
+    /// Those of a budget.
+    #[must_use]
+    pub fn of(rule: &BudgetRule) -> Self {
+        Self {
+            limit: rule.limit,
+            enforcement: rule.enforcement,
+            session_limit: rule.session_limit,
+            finalization_reserve: rule.finalization_reserve,
+        }
+    }
 }
 
 /// What one session has spent of one budget, as the store knows it.

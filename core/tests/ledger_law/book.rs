@@ -3,8 +3,8 @@
 use nullspend_core::{
     id::{AttemptId, BudgetId, OrgId},
     ledger::{
-        Charge, ChargeOutcome, CounterKey, ExtendOutcome, LimitChange, Reserve, ReserveOutcome, Scope,
-        SettleOutcome, law::State,
+        Charge, ChargeOutcome, CounterKey, ExtendOutcome, LimitChange, Limits, Reserve, ReserveOutcome,
+        Scope, SettleOutcome, law::State,
     },
     money::Nanos,
     policy::{Enforcement, Velocity},
@@ -167,7 +167,8 @@ impl Book {
     }
 
     pub fn set_limit(&mut self, n: u128, revision: u64, limit: Option<i64>) {
-        self.state.apply_limits(&[LimitChange { budget: budget(n), revision, limit: limit.map(Nanos) }]);
+        let limits = limit.map(|limit| Limits::strict(Nanos(limit)));
+        self.state.apply_limits(&[LimitChange { budget: budget(n), revision, limits }]);
         self.checked(());
     }
 

@@ -258,6 +258,12 @@ impl Spool {
         Ok(seq)
     }
 
+    /// Whether an end of the attempt is written whose cost the ledger may not have been told.
+    #[must_use]
+    pub fn is_unsettled(&self, attempt: AttemptId) -> bool {
+        self.shared.state().unsettled.contains_key(&attempt.0)
+    }
+
     /// The ledger has been told an attempt's cost, and no mark could be written: its records may go all the same.
     pub fn forget(&self, attempt: AttemptId) {
         self.shared.state().unsettled.remove(&attempt.0);

@@ -2,10 +2,11 @@
 
 use nullspend_core::{
     ledger::{
-        Balance, Charge, ChargeOutcome, ExtendOutcome, LimitChange, MAX_SCOPES, Misuse, Reserve,
+        Balance, Charge, ChargeOutcome, ExtendOutcome, LimitChange, Limits, MAX_SCOPES, Misuse, Reserve,
         ReserveOutcome, Scope, SettleOutcome, Why,
     },
     money::{MAX_EVENT, MAX_LIMIT, MAX_TOTAL_NANOS, Nanos},
+    policy::Enforcement,
 };
 
 use super::world::{
@@ -107,6 +108,18 @@ pub async fn limits_are_applied_by_revision_in_any_order(world: &World) {
         assert_eq!(world.balance(&strict(1, 0)).await, (limit_after, 0, 0), "after revision {revision}");
     }
     assert_eq!(world.balance(&strict(2, 0)).await, (0, 0, 0), "a budget never heard of");
+}
+
+pub async fn limits_that_are_applied_are_what_extensions_go_by(world: &World) {
+    let scope = [strict(1, 100)];
+    world.hold(1, 100, &scope).await;
+    let limits = |enforcement| Some(Limits { enforcement, ..Limits::strict(Nanos(100)) });
+    world.set_limits(1, 3, limits(Enforcement::SoftBlock)).await;
+    assert_eq!(world.extend(1, 1, 5).await, ExtendOutcome::Extended);
+    world.set_limits(1, 2, limits(Enforcement::StrictBlock)).await;
+    assert_eq!(world.extend(1, 2, 5).await, ExtendOutcome::Extended, "older ones change nothing");
+    world.set_limits(1, 4, limits(Enforcement::StrictBlock)).await;
+    assert_eq!(world.extend(1, 3, 5).await, ExtendOutcome::Denied { scope: 0 });
 }
 
 pub async fn a_deleted_budget_binds_no_more(world: &World) {
@@ -264,7 +277,7 @@ pub async fn organisations_do_not_meet(world: &World) {
     let charge = Charge { id: id(1), org: org(3), scopes: scope.to_vec(), session: None, actual: Nanos(4) };
     let charged = ChargeOutcome::Charged { balances: vec![balance(100, 4, 0)] };
     assert_eq!(answered(world.ledger.charge(&charge).await), charged);
-    let change = LimitChange { budget: budget(1), revision: 9, limit: Some(Nanos(1)) };
+    let change = LimitChange { budget: budget(1), revision: 9, limits: Some(Limits::strict(Nanos(1))) };
     answered(world.ledger.apply_limits(org(2), &[change]).await);
     world.settle(1, 3).await;
     assert_eq!(world.balance(&scope[0]).await, (100, 3, 0));

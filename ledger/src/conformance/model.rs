@@ -12,7 +12,7 @@ use nullspend_core::{
     clock::Clock,
     id::{AttemptId, OrgId},
     ledger::{
-        Balance, Charge, ChargeOutcome, CounterKey, Ledger, LedgerUnavailable, LimitChange, Reserve,
+        Balance, Charge, ChargeOutcome, CounterKey, Ledger, LedgerUnavailable, LimitChange, Limits, Reserve,
         ReserveOutcome, Restored, Scope, law::State,
     },
     money::Nanos,
@@ -424,7 +424,8 @@ impl Model {
         let Some(rule) = self.rules.get_mut(&(org, n)) else { return Command::Sweep };
         if self.random.chance(4) {
             let revision = rule.revision - 2 + self.random.below(3);
-            let change = LimitChange { budget: budget(n), revision, limit: Some(Nanos(7)) };
+            let limits = Some(Limits::strict(Nanos(7)));
+            let change = LimitChange { budget: budget(n), revision, limits };
             return Command::ApplyLimits { org, changes: vec![change] };
         }
         rule.revision += 1;
@@ -440,11 +441,11 @@ impl Model {
             rule.beside = Beside::any(&mut self.random);
         }
         rule.deleted = self.random.chance(8);
-        let limit = (!rule.deleted).then_some(Nanos(rule.limit));
+        let limits = (!rule.deleted).then(|| rule.limits());
         if !rule.deleted && self.random.chance(2) {
             return Command::Sweep;
         }
-        let change = LimitChange { budget: budget(n), revision: rule.revision, limit };
+        let change = LimitChange { budget: budget(n), revision: rule.revision, limits };
         Command::ApplyLimits { org, changes: vec![change] }
     }
 

@@ -1,11 +1,13 @@
 //! What a rebuild puts back, and what becomes of calls that were given up.
 
 use nullspend_core::{
-    ledger::{ChargeOutcome, ReserveOutcome, Restored, SettleOutcome},
+    attempt::BudgetCharge,
+    ledger::{ChargeOutcome, ExtendOutcome, Limits, Reserve, ReserveOutcome, Restored, SettleOutcome},
     money::Nanos,
+    policy::Enforcement,
 };
 
-use super::world::{LEASE_MS, World, answered, id, org, per_session, reserve_of, strict};
+use super::world::{LEASE_MS, World, answered, id, in_window, org, per_session, reserve_of, strict};
 
 /// A restored hold is held over the limit, once, and settles as any other.
 pub async fn a_restored_hold_is_held_whatever_the_limit(world: &World) {
@@ -22,14 +24,50 @@ pub async fn a_restored_hold_is_held_whatever_the_limit(world: &World) {
     assert_eq!(world.balance(&scope).await, (100, 65, 0));
 }
 
+/// Who puts a hold back knows its charges only; what its budgets ask of an extension is applied with their limits.
+pub async fn a_restored_hold_is_extended_as_its_budget_says(world: &World) {
+    let strict = Limits::strict(Nanos(100));
+    let limits = [
+        strict,
+        Limits { enforcement: Enforcement::SoftBlock, ..strict },
+        Limits { enforcement: Enforcement::Warn, ..strict },
+        Limits { finalization_reserve: Nanos(20), ..strict },
+        Limits { session_limit: Some(Nanos(70)), ..strict },
+    ];
+    let restored = async |hold: u128, budget: u128, finalize| {
+        let scope = in_window(0, None, super::world::strict(budget, 0));
+        let charge = BudgetCharge { counter: scope.counter, window_end_ms: None, of_session: budget == 5 };
+        let session = Some("s".into());
+        let reserve = Reserve { session, finalize, ..reserve_of(hold, 60, &[charge.scope()]) };
+        let outcome = answered(world.ledger.restore(&reserve, Restored::Held).await);
+        assert!(matches!(outcome, ReserveOutcome::Reserved { .. }), "{outcome:?}");
+    };
+    for (budget, limits) in (1..).zip(limits) {
+        world.set_limits(budget, 9, Some(limits)).await;
+        restored(budget, budget, false).await;
+    }
+    for (hold, extended, denied) in
+        [(1, 40, Some(1)), (2, 500, None), (3, 500, None), (4, 20, Some(1)), (5, 10, Some(1))]
+    {
+        assert_eq!(world.extend(hold, 1, extended).await, ExtendOutcome::Extended, "budget {hold}");
+        if let Some(more) = denied {
+            assert_eq!(
+                world.extend(hold, 2, more).await,
+                ExtendOutcome::Denied { scope: 0 },
+                "budget {hold}"
+            );
+        }
+    }
+    assert_eq!(world.settle(4, 0).await, SettleOutcome::Settled { over_by: Nanos::ZERO });
+    restored(6, 4, true).await;
+    assert_eq!(world.extend(6, 1, 40).await, ExtendOutcome::Extended, "it may finalize, as before");
+}
+
 /// The totals have what a lapse charged; its owner's word makes the difference, in the session too.
 pub async fn a_restored_lapse_is_corrected_by_the_difference(world: &World) {
     let scope = per_session(1_000, strict(1, 100));
     world.charge_in("s", 9, 40, std::slice::from_ref(&scope)).await;
-    let reserve = nullspend_core::ledger::Reserve {
-        session: Some("s".into()),
-        ..reserve_of(1, 30, std::slice::from_ref(&scope))
-    };
+    let reserve = Reserve { session: Some("s".into()), ..reserve_of(1, 30, std::slice::from_ref(&scope)) };
     for expected in [true, false] {
         let restored = answered(world.ledger.restore(&reserve, Restored::Lapsed).await);
         assert_eq!(matches!(restored, ReserveOutcome::Reserved { .. }), expected);

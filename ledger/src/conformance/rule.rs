@@ -1,6 +1,7 @@
 //! Budgets as the callers of a model run believe them to be.
 
 use nullspend_core::{
+    ledger::Limits,
     money::Nanos,
     policy::{Enforcement, Velocity},
 };
@@ -17,6 +18,17 @@ pub(super) struct Rule {
     pub(super) enforcement: Enforcement,
     pub(super) beside: Beside,
     pub(super) deleted: bool,
+}
+
+impl Rule {
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            limit: Nanos(self.limit),
+            enforcement: self.enforcement,
+            session_limit: self.beside.session_limit,
+            finalization_reserve: self.beside.finalization_reserve,
+        }
+    }
 }
 
 /// What a budget limits beside its window.

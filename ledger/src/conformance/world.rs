@@ -7,7 +7,7 @@ use nullspend_core::{
     id::{AttemptId, BudgetId, OrgId},
     ledger::{
         Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, Ledger, LedgerUnavailable, LimitChange,
-        Reserve, ReserveOutcome, Scope, SettleOutcome, Why,
+        Limits, Reserve, ReserveOutcome, Scope, SettleOutcome, Why,
     },
     money::Nanos,
     policy::{Enforcement, Velocity},
@@ -169,7 +169,11 @@ impl World {
     }
 
     pub(super) async fn set_limit(&self, n: u128, revision: u64, limit: Option<i64>) {
-        let change = LimitChange { budget: budget(n), revision, limit: limit.map(Nanos) };
+        self.set_limits(n, revision, limit.map(|limit| Limits::strict(Nanos(limit)))).await;
+    }
+
+    pub(super) async fn set_limits(&self, n: u128, revision: u64, limits: Option<Limits>) {
+        let change = LimitChange { budget: budget(n), revision, limits };
         answered(self.ledger.apply_limits(org(1), &[change]).await);
     }
 

@@ -380,9 +380,8 @@ impl Ledger for RedisLedger {
     }
 
     async fn apply_limits(&self, org: OrgId, changes: &[LimitChange]) -> Result<(), LedgerUnavailable> {
-        let limit = |change: &LimitChange| change.limit.map_or("-".to_owned(), |limit| limit.0.to_string());
         self.in_parts(org, &self.scripts.apply_limits, changes, |args, change| {
-            args.with(change.budget.bare()).with(change.revision).with(limit(change))
+            args.with(change.budget.bare()).with(change.revision).limits(change.limits.as_ref())
         })
         .await
     }

@@ -1,7 +1,7 @@
 //! What scripts are given and what they answer.
 
 use nullspend_core::{
-    ledger::{Balance, CounterKey, Scope},
+    ledger::{Balance, CounterKey, Limits, Scope},
     money::Nanos,
     policy::Enforcement,
 };
@@ -22,27 +22,43 @@ impl Args {
         self.with(session.map(|id| format!("={id}")).unwrap_or_default())
     }
 
+    /// A dash for those of a deleted budget, and nothing for the rest.
+    pub(super) fn limits(self, limits: Option<&Limits>) -> Self {
+        let Some(limits) = limits else { return self.with("-").with("").with("").with("0") };
+        self.with(limits.limit.0)
+            .with(enforcement(limits.enforcement))
+            .with(nothing_or(limits.session_limit.map(|limit| limit.0)))
+            .with(limits.finalization_reserve.0)
+    }
+
     /// Their number first.
     pub(super) fn scopes(self, scopes: &[Scope]) -> Self {
         scopes.iter().fold(self.with(scopes.len()), |args, scope| {
-            let nothing_or = |number: Option<i64>| number.map(|n| n.to_string()).unwrap_or_default();
             args.with(scope.counter.budget.bare())
                 .with(scope.counter.generation)
                 .with(scope.counter.window_start_ms)
                 .with(nothing_or(scope.window_end_ms))
                 .with(scope.limit.0)
                 .with(scope.revision)
-                .with(match scope.enforcement {
-                    Enforcement::StrictBlock => "strict",
-                    Enforcement::SoftBlock => "soft",
-                    Enforcement::Warn => "warn",
-                })
+                .with(enforcement(scope.enforcement))
                 .with(nothing_or(scope.session_limit.map(|limit| limit.0)))
                 .with(nothing_or(scope.velocity.map(|v| v.limit.0)))
                 .with(nothing_or(scope.velocity.map(|v| v.window_ms)))
                 .with(nothing_or(scope.velocity.map(|v| v.cooldown_ms)))
                 .with(scope.finalization_reserve.0)
         })
+    }
+}
+
+fn nothing_or(number: Option<i64>) -> String {
+    number.map(|n| n.to_string()).unwrap_or_default()
+}
+
+fn enforcement(enforcement: Enforcement) -> &'static str {
+    match enforcement {
+        Enforcement::StrictBlock => "strict",
+        Enforcement::SoftBlock => "soft",
+        Enforcement::Warn => "warn",
     }
 }
 

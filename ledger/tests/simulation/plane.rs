@@ -66,6 +66,8 @@ pub enum Stage {
     Extended {
         add: i64,
     },
+    /// It never left. Should its hold have lapsed, its correction is written before the ledger hears of it.
+    Looking,
     /// The end is in the spool, and the ledger must hear of it.
     Settling,
     /// The ledger does not know the hold.
@@ -215,6 +217,7 @@ impl Plane {
                 cx.ghost.met.note("a hold grew");
                 call.stage = Stage::Forwarded;
             }
+            Stage::Looking => self.extend(cx, call, 0),
             Stage::Settling => {
                 let cost = call.closed.as_ref().map_or(0, |closed| closed.cost);
                 call.asked = Some(self.ask(cx, settle(call, cost)));
@@ -251,7 +254,7 @@ impl Plane {
                     cx.ghost.taken_back(call.stub.attempt);
                     return false;
                 }
-                (call.given_up, call.stage) = (true, Stage::Settling);
+                (call.given_up, call.stage) = (true, Stage::Looking);
             }
             Stage::Extending { tries, .. } => {
                 *tries += 1;
@@ -260,6 +263,7 @@ impl Plane {
                     (call.stage, call.growths) = (Stage::Forwarded, u32::MAX);
                 }
             }
+            Stage::Settling | Stage::Charging if call.given_up => call.stage = Stage::Looking,
             Stage::Settling if cx.is(Flaw::SettlesOnce) => call.stage = Stage::Marking,
             _ => {}
         }
@@ -269,7 +273,7 @@ impl Plane {
     /// What was granted is opened and forwarded; or its client is gone, and it is released.
     fn open(&mut self, cx: &mut Cx, call: &mut Call) {
         if cx.random.chance(12) {
-            (call.given_up, call.stage) = (true, Stage::Settling);
+            (call.given_up, call.stage) = (true, Stage::Looking);
             return;
         }
         if !cx.is(Flaw::ForwardsBeforeOpened) {
@@ -317,7 +321,8 @@ impl Plane {
         }
         let mut closed = call.closed.clone().unwrap_or_else(of_nothing);
         closed.revision = 2;
-        self.spool.append(Record::Closed(closed));
+        self.spool.append(Record::Closed(closed.clone()));
+        call.closed = Some(closed);
     }
 
     /// The ledger answers.
@@ -361,9 +366,17 @@ impl Plane {
             // Nothing was carried out: the call is refused.
             (Stage::Reserving { .. }, Told::Lost) => return false,
             (Stage::Extending { add, tries }, told) => call.stage = extended(cx, call, add, tries, &told),
+            (Stage::Looking, Told::Extend(outcomes)) => {
+                if outcomes == [ExtendOutcome::Lapsed] {
+                    self.correct(cx, call);
+                }
+                call.stage = Stage::Settling;
+            }
             (Stage::Settling, Told::Settle(outcome)) => {
                 call.stage = match outcome {
-                    SettleOutcome::Settled { .. } | SettleOutcome::AlreadyDone if call.given_up => {
+                    SettleOutcome::Settled { .. } | SettleOutcome::AlreadyDone
+                        if call.given_up && call.closed.is_none() =>
+                    {
                         cx.ghost.taken_back(call.stub.attempt);
                         return false;
                     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use nullspend_core::{
     attempt::BudgetCharge,
     id::AttemptId,
-    ledger::{CounterKey, LimitChange, Reserve, Restored, Scope},
+    ledger::{CounterKey, LimitChange, Limits, Reserve, Restored, Scope},
     money::Nanos,
     policy::Enforcement,
 };
@@ -49,7 +49,8 @@ impl Rule {
     }
 
     pub fn change(&self) -> LimitChange {
-        LimitChange { budget: budget(self.n), revision: self.revision, limit: Some(Nanos(self.limit)) }
+        let limits = Limits { enforcement: self.enforcement, ..Limits::strict(Nanos(self.limit)) };
+        LimitChange { budget: budget(self.n), revision: self.revision, limits: Some(limits) }
     }
 }
 

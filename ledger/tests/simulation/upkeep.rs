@@ -127,8 +127,8 @@ impl Plane {
             let cost = cx.random.between(0, call.stub.held);
             cx.ghost.billed(call.stub.attempt, cost, false);
         }
-        let taking_back = self.calls.values().filter(|call| call.given_up).map(|call| call.stub.attempt);
-        cx.ghost.orphans.extend(taking_back);
+        let unwritten = self.calls.values().filter(|call| call.given_up && call.closed.is_none());
+        cx.ghost.orphans.extend(unwritten.map(|call| call.stub.attempt));
         self.calls.clear();
         (self.renewing, self.sweeping, self.reporting, self.asked) = (None, None, None, None);
         self.received.clear();

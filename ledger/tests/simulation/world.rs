@@ -6,7 +6,7 @@ use nullspend_core::{
     attempt::BudgetCharge,
     clock::{Clock, ManualClock},
     id::AttemptId,
-    ledger::Charge,
+    ledger::{Charge, ReserveOutcome},
     money::Nanos,
     policy::Enforcement,
 };
@@ -225,7 +225,10 @@ impl World {
                 let told = server.ask(&ask);
                 if let (Ask::Reserve(reserve), Told::Reserve(outcome)) = (&ask, &told) {
                     cx.ghost.granted(&reserve.scopes, outcome);
-                    if cx.ghost.was_taken_back(reserve.hold) {
+                    let given_up =
+                        |plane: &Plane| plane.calls.get(&reserve.hold).is_some_and(|call| call.given_up);
+                    let taken_back = cx.ghost.was_taken_back(reserve.hold) || planes.iter().any(given_up);
+                    if taken_back && *outcome == ReserveOutcome::AlreadyDone {
                         cx.ghost.met.note("a reserve arrived after it was given up");
                     }
                 }

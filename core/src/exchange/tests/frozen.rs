@@ -6,7 +6,7 @@ use crate::{
     id::FreezeId,
 };
 
-fn freeze(kind: &str, id: &str) -> Freeze {
+pub(super) fn freeze(kind: &str, id: &str) -> Freeze {
     Freeze {
         freeze: FreezeId(Uuid::from_u128(5)),
         org: ORG,

@@ -53,10 +53,33 @@ fn only_provider_routes_are_counted() {
 #[test]
 fn a_key_is_limited_wherever_it_calls_from() {
     let mut limiter = limiter(0, 1);
-    let awaiting = start(policy_with(identity()), &headers(CHAT, &[])).expect("accepted");
-    assert!(awaiting.limit_key(&mut limiter, NOW).is_none());
-    assert_limited(&awaiting.limit_key(&mut limiter, NOW).expect("refused"), "key");
+    let first = known(policy_with(identity()), &headers(CHAT, &[])).expect("known");
+    assert!(first.limit_key(&mut limiter, NOW).is_none());
+    assert_limited(&first.limit_key(&mut limiter, NOW).expect("refused"), "key");
     let other = KeyIdentity { key: KeyId(Uuid::from_u128(99)), ..identity() };
-    let other = start(policy_with(other), &headers(CHAT, &[])).expect("accepted");
+    let other = known(policy_with(other), &headers(CHAT, &[])).expect("known");
     assert!(other.limit_key(&mut limiter, NOW).is_none());
+}
+
+#[test]
+fn whoever_is_known_is_counted_whatever_is_refused() {
+    let viewer = KeyIdentity { role: Role::Viewer, ..identity() };
+    let mandated = KeyIdentity { allowed_providers: Some(vec!["anthropic".to_owned()]), ..identity() };
+    let tagged = KeyIdentity { required_tags: vec!["team".to_owned()], ..identity() };
+    let mut frozen = policy_with(identity());
+    frozen.put_freeze(super::frozen::freeze("api_key", &identity().key.bare()));
+    let packed: &[(&str, &str)] = &[("content-encoding", "gzip")];
+    for (policy, more) in [
+        (policy_with(viewer), [].as_slice()),
+        (policy_with(mandated), &[]),
+        (policy_with(tagged), &[]),
+        (frozen, &[]),
+        (policy_with(identity()), packed),
+    ] {
+        let (mut limiter, headers) = (limiter(0, 1), headers(CHAT, more));
+        let known = known(policy, &headers).expect("known");
+        assert!(known.limit_key(&mut limiter, NOW).is_none());
+        assert_limited(&known.limit_key(&mut limiter, NOW).expect("counted"), "key");
+        assert!(known.accept(&settings(), &headers).is_err());
+    }
 }

@@ -51,7 +51,7 @@ fn headers_alone_can_refuse() {
 
 #[test]
 fn without_a_policy_nothing_is_decided() {
-    match begin(&settings(), None, &headers(CHAT, &[]), AttemptId(Uuid::from_u128(7)), NOW) {
+    match begin(None, &headers(CHAT, &[]), AttemptId(Uuid::from_u128(7)), NOW) {
         Begin::Answer(answered) => assert_eq!(code(&answered), (503, "service_unavailable")),
         other => panic!("{other:?}"),
     }

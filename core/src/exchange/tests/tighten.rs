@@ -142,8 +142,10 @@ fn another_vendor_s_model_of_the_same_name_is_not_counted() {
     let settings = Settings { upstreams, ..settings() };
     let body = body("gpt-4o-mini", &json!({}));
     let policy = Arc::new(policy(OutputPolicy::default()));
-    let begun = begin(&settings, Some(policy), &headers(CHAT, &[]), AttemptId(Uuid::from_u128(7)), NOW);
-    let Begin::Body(awaiting) = begun else { panic!("refused by headers") };
+    let headers = headers(CHAT, &[]);
+    let begun = begin(Some(policy), &headers, AttemptId(Uuid::from_u128(7)), NOW);
+    let Begin::Known(known) = begun else { panic!("not known") };
+    let awaiting = known.accept(&settings, &headers).expect("accepted");
     let stage = reserving(awaiting.body(&settings, &body, NOW));
     let left = held(&stage).0 - 1;
     assert!(matches!(denied(stage, left), Verdict::Answer(_)));

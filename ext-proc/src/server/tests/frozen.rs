@@ -1,6 +1,6 @@
 //! A freeze that comes while a call is on its way: what is not forwarded yet is not forwarded any more.
 
-use nullspend_core::ledger::LimitChange;
+use nullspend_core::ledger::{LimitChange, Limits};
 use nullspend_proto::internal::FreezeRule;
 
 use super::*;
@@ -58,7 +58,11 @@ async fn what_is_frozen_between_headers_and_body_is_refused() {
 async fn what_is_frozen_while_it_is_decided_is_refused_and_its_hold_released() {
     let mut world = World::new(Nanos(1_000_000_000)).await;
     // The ledger knows a newer limit, so the call waits for the policy that has it.
-    let change = LimitChange { budget: BudgetId(BUDGET), revision: 2, limit: Some(Nanos(2_000_000_000)) };
+    let change = LimitChange {
+        budget: BudgetId(BUDGET),
+        revision: 2,
+        limits: Some(Limits::strict(Nanos(2_000_000_000))),
+    };
     world.ledger.apply_limits(OrgId(ORG), &[change]).await.unwrap();
     let mut exchange = world.request().await;
     let asked = tokio::spawn(async move { exchange.send(&chat(false)).await });
