@@ -100,6 +100,8 @@ pub struct Metrics {
     pub calls_on_credit: Counter,
     /// Rows of the control plane's policy that were refused.
     pub policy_rows_refused: Counter,
+    /// Policies that the disk did not take at once: a restart would not enforce them, so they are not confirmed.
+    pub policy_save_failures: Counter,
 }
 
 impl Default for Metrics {
@@ -134,6 +136,7 @@ impl Metrics {
             reserves_given_up: Counter::default(),
             calls_on_credit: Counter::default(),
             policy_rows_refused: Counter::default(),
+            policy_save_failures: Counter::default(),
         };
         metrics.register_counters();
         metrics.register_gauges();
@@ -182,6 +185,11 @@ impl Metrics {
                 &self.calls_on_credit,
             ),
             ("policy_rows_refused", "Policy rows that could not be understood", &self.policy_rows_refused),
+            (
+                "policy_save_failures",
+                "Policies the disk did not take at once, and which wait to be confirmed",
+                &self.policy_save_failures,
+            ),
         ] {
             registry.register(name, help, counter.clone());
         }

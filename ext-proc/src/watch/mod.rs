@@ -29,8 +29,6 @@ use rows::{Applied, Rows};
 
 /// How long after a refusal the disk is tried again.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
-/// How long a confirmation waits for the disk.
-const SAVE_WAIT: Duration = Duration::from_millis(500);
 /// Messages laid over each other before their policy is published.
 const MERGED_AT_ONCE: usize = 64;
 
@@ -197,7 +195,18 @@ impl PolicyWatch {
                 state.heard_ms = Some(self.clock.now_ms());
             }
         }
-        while let Some(first) = stream.next().await {
+        let mut unconfirmed = false;
+        loop {
+            let first = tokio::select! {
+                first = stream.next() => first,
+                // A disk may take its time; what comes meanwhile is enforced, and confirmed with it.
+                () = self.all_saved(), if unconfirmed => {
+                    self.confirm(client).await?;
+                    unconfirmed = false;
+                    continue;
+                }
+            };
+            let Some(first) = first else { return Ok(()) };
             let mut messages = vec![first?];
             while messages.len() < MERGED_AT_ONCE {
                 match stream.next().now_or_never() {
@@ -218,29 +227,26 @@ impl PolicyWatch {
                 state.connected = true;
                 state.heard_ms = Some(self.clock.now_ms());
             }
-            self.confirm(client).await;
+            unconfirmed = true;
         }
-        Ok(())
     }
 
-    /// Tells the control plane what is enforced now, once a restart would enforce it too. It waits for that only briefly,
-    /// so a failure needs no repeat.
-    async fn confirm(&self, client: &mut DataPlaneServiceClient<ControlPlane>) {
-        let policy = self.current();
+    /// Waits until a restart would enforce what is enforced now.
+    async fn all_saved(&self) {
         let published = *self.published.borrow();
-        let mut saved = self.saved.subscribe();
-        if tokio::time::timeout(SAVE_WAIT, saved.wait_for(|saved| *saved >= published)).await.is_err() {
-            // A restart would not enforce it: whoever asked for the change is told that it is not confirmed.
-            return;
-        }
+        // The sender lives in `self`, so waiting can only end with the value.
+        let _ = self.saved.subscribe().wait_for(|saved| *saved >= published).await;
+    }
+
+    /// Tells the control plane what is enforced now. A failure ends the stream: the next one begins by telling it.
+    async fn confirm(&self, client: &mut DataPlaneServiceClient<ControlPlane>) -> Result<(), tonic::Status> {
+        let policy = self.current();
         let confirmed = client.confirm_policy(ConfirmPolicyRequest {
             dataplane_id: self.dataplane_id.clone(),
             history_id: policy.history_id.clone(),
             revision: policy.revision,
         });
-        if let Err(status) = confirmed.await {
-            tracing::debug!(code = ?status.code(), "confirming the policy failed");
-        }
+        confirmed.await.map(drop)
     }
 
     /// Lays messages over the policy and publishes it.
@@ -286,9 +292,12 @@ impl PolicyWatch {
             let count = *published.borrow_and_update();
             if self.save_now().await {
                 self.saved.send_replace(count);
-            } else if !stopping {
-                let _ = tokio::time::timeout(SAVE_AGAIN, shutdown.cancelled()).await;
-                published.mark_changed();
+            } else {
+                self.metrics.policy_save_failures.inc();
+                if !stopping {
+                    let _ = tokio::time::timeout(SAVE_AGAIN, shutdown.cancelled()).await;
+                    published.mark_changed();
+                }
             }
             if stopping {
                 return;

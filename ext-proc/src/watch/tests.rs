@@ -319,6 +319,15 @@ async fn a_restart_without_the_control_plane_goes_on_with_the_last_policy() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+async fn soon(mut is: impl FnMut() -> bool) {
+    let becomes = async {
+        while !is() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, becomes).await.unwrap();
+}
+
 #[tokio::test]
 async fn what_is_confirmed_outlives_a_death() {
     let world = World::new();
@@ -327,14 +336,26 @@ async fn what_is_confirmed_outlives_a_death() {
     let _running = world.run(&watch);
     for revision in 4..8 {
         stream.send(Ok(snapshot(revision))).unwrap();
-        let confirmed = async {
-            while !world.plane.confirmed().contains(&revision) {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(SOON, confirmed).await.unwrap();
+        soon(|| world.plane.confirmed().contains(&revision)).await;
         assert_eq!(world.load().current().revision, revision, "a restart that nobody prepared");
     }
+}
+
+#[tokio::test]
+async fn what_the_disk_takes_late_is_confirmed_late() {
+    let world = World::new();
+    let watch = world.load();
+    let stream = world.plane.next_watch();
+    let _running = world.run(&watch);
+    let in_the_way = world.spool.dir().join("policy.snapshot");
+    std::fs::create_dir(&in_the_way).unwrap();
+    stream.send(Ok(snapshot(4))).unwrap();
+    soon(|| watch.metrics.policy_save_failures.get() > 0).await;
+    assert_eq!(watch.current().revision, 4, "enforced all the same");
+    assert!(world.plane.confirmed().is_empty());
+    std::fs::remove_dir(&in_the_way).unwrap();
+    soon(|| world.plane.confirmed().contains(&4)).await;
+    assert_eq!(world.load().current().revision, 4);
 }
 
 #[test]
