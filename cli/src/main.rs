@@ -141,7 +141,7 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
-        Command::Up(settings) => runtime()?.block_on(up::run(server_config(&settings)?))?,
+        Command::Up(settings) => runtime_beside_envoy()?.block_on(up::run(server_config(&settings)?))?,
         Command::ControlPlane(settings) => {
             runtime()?.block_on(control_plane::run(server_config(&settings)?))?;
         }
@@ -200,6 +200,12 @@ fn unknown_variables() -> Result<Vec<String>, config::ConfigError> {
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the runtime")
+}
+
+/// Beside an Envoy that has the other half of the cores: more threads would only wake each other.
+fn runtime_beside_envoy() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.worker_threads(config::half_of_cores()).enable_all().build().context("start the runtime")
 }
 
 /// Events never hold credentials; keys are printed on stdout once, by `up` alone.

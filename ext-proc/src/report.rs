@@ -48,7 +48,7 @@ impl Default for ReportConfig {
             max_records: 500,
             max_bytes: 1 << 20,
             in_flight: 4,
-            linger: Duration::from_millis(25),
+            linger: Duration::from_millis(100),
             ack_timeout: Duration::from_secs(30),
             ephemeral_spool: false,
         }

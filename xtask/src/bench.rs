@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: the three arms in one run; only ratios of one run mean anything on a shared machine.
+//! `cargo xtask bench`: the four arms in one run; only ratios of one run mean anything on a shared machine.
 
 use std::process::Command;
 
@@ -10,7 +10,7 @@ use crate::{
 /// A part of the bench.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Section {
-    /// The three arms.
+    /// The four arms; needs redis-server.
     Product,
     /// How soon a freeze stops agents on every data plane; needs redis-server.
     Freeze,

@@ -45,7 +45,8 @@ enum Task {
     },
     /// Everything a change must pass: fmt, clippy, deny, buf, tidy, openapi, test.
     Ci,
-    /// Measures bare Envoy, our Envoy with a no-op, and the product, in one run; and how close bounds are to costs.
+    /// Measures bare Envoy, our Envoy with a no-op, and the product on either ledger, in one run; how soon a freeze works;
+    /// and how close bounds are to costs.
     Bench {
         /// Only this section.
         #[arg(long)]

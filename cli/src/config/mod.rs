@@ -301,6 +301,12 @@ fn calls(key: &'static str, value: i64) -> Result<Option<NonZeroU32>, ConfigErro
     Ok(NonZeroU32::new(ranged(key, value, 0, 1_000_000)?))
 }
 
+/// Half of the machine's cores, one at least: what Envoy gets where nothing else is said.
+pub fn half_of_cores() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores / 2).max(1)
+}
+
 fn envoy_settings(raw: &RawEnvoy) -> Result<EnvoySettings, ConfigError> {
     let access_log = match raw.access_log.as_str() {
         "file" => AccessLog::File,
@@ -311,11 +317,10 @@ fn envoy_settings(raw: &RawEnvoy) -> Result<EnvoySettings, ConfigError> {
             return Err(ConfigError::Value { key: "envoy.access_log", reason });
         }
     };
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     Ok(EnvoySettings {
         binary: (!raw.binary.is_empty()).then(|| PathBuf::from(&raw.binary)),
         concurrency: match ranged("envoy.concurrency", raw.concurrency, 0, 1_024)? {
-            0 => (cores / 2).max(1),
+            0 => half_of_cores(),
             threads => threads,
         },
         access_log,

@@ -109,6 +109,8 @@ async fn open_sqlite(url: &str) -> Result<Pool, OpenError> {
         // An acknowledged event must survive a power cut (design §3).
         .synchronous(SqliteSynchronous::Full)
         .busy_timeout(BUSY_TIMEOUT)
+        // 16 MiB: pages that every batch changes, such as the ends of indices, go into the file once in many batches.
+        .pragma("wal_autocheckpoint", "4000")
         .statement_cache_capacity(STATEMENTS)
         .foreign_keys(true);
     // The writer goes first: it makes the file, and SQLite has no migration lock.

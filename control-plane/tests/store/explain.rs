@@ -71,7 +71,7 @@ fn trail(basis: &str) -> proto::Trail {
     }
 }
 
-fn told(mut closed: proto::Closed, trail: proto::Trail) -> proto::Closed {
+fn told(mut closed: proto::Closed, trail: &proto::Trail) -> proto::Closed {
     closed.stub.as_mut().expect("a stub").trail = trail.to_bytes();
     closed
 }
@@ -79,7 +79,7 @@ fn told(mut closed: proto::Closed, trail: proto::Trail) -> proto::Closed {
 pub async fn a_trail_is_read_as_it_was_told(world: World) {
     let founded = world.founded().await;
     let id = attempt();
-    let event = told(closed(&founded, id, 1, &[]), trail("counted"));
+    let event = told(closed(&founded, id, 1, &[]), &trail("counted"));
     world.store.ingest_records("dp", &records([event]), NOW).await.unwrap();
     let read = world.store.trail(AttemptId(id)).await.unwrap().expect("a trail");
     let price = read.price.as_ref().expect("priced");
@@ -114,7 +114,7 @@ pub async fn a_trail_is_read_as_it_was_told(world: World) {
 
     // A word of a later version makes it unreadable, not wrong.
     let later = attempt();
-    let event = told(closed(&founded, later, 1, &[]), trail("divined"));
+    let event = told(closed(&founded, later, 1, &[]), &trail("divined"));
     world.store.ingest_records("dp", &records([event]), NOW).await.unwrap();
     assert_eq!(world.store.trail(AttemptId(later)).await.unwrap(), None);
 }
@@ -124,7 +124,7 @@ fn crashed(closed: &proto::Closed, cost: i64) -> proto::Closed {
         measurement: "lapsed".to_owned(),
         cost_nanos: cost,
         ended_at_ms: NOW - 5,
-        ..told(closed.clone(), trail(""))
+        ..told(closed.clone(), &trail(""))
     }
 }
 
@@ -133,7 +133,7 @@ pub async fn what_a_lapse_said_is_kept_and_never_replaces_the_truth(world: World
     for together in [false, true] {
         for lapse_first in [true, false] {
             let id = attempt();
-            let truth = told(closed(&founded, id, 3, &[]), trail("usage"));
+            let truth = told(closed(&founded, id, 3, &[]), &trail("usage"));
             let lapse = crashed(&truth, 50);
             let both = if lapse_first { [lapse, truth] } else { [truth, lapse] };
             if together {

@@ -1,4 +1,4 @@
-//! The three arms, each a running Envoy with what stands behind it.
+//! The arms, each a running Envoy with what stands behind it.
 
 use std::{
     fs, io,
@@ -18,6 +18,7 @@ use tokio::{
 
 use crate::{
     program::{children, sibling},
+    servers::Redis,
     stack::Stack,
 };
 
@@ -58,6 +59,8 @@ pub(super) struct Arm {
     _processes: Vec<Child>,
     _directory: Option<TempDir>,
     _stack: Option<Box<Stack>>,
+    /// The ledger's server, where there is one.
+    redis: Option<Redis>,
 }
 
 impl Arm {
@@ -76,6 +79,7 @@ impl Arm {
             _processes: vec![envoy],
             _directory: Some(directory),
             _stack: None,
+            redis: None,
         })
     }
 
@@ -101,12 +105,27 @@ impl Arm {
             _processes: vec![envoy, no_op],
             _directory: Some(directory),
             _stack: None,
+            redis: None,
         })
     }
 
     /// (c) The whole product: a key, three budgets that match, exact settling, the durable spool.
     pub(super) async fn product(provider: &Provider) -> io::Result<Self> {
-        let stack = Stack::builder().upstream(&provider.url).env("NULLSPEND_LOG", "warn").start().await;
+        Self::of_product("(c) the product", provider, None).await
+    }
+
+    /// (d) The same with its ledger on Redis.
+    pub(super) async fn on_redis(provider: &Provider) -> io::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let redis = Redis::start_with(directory.path(), &[]).await;
+        let product = Self::of_product("(d) the product on Redis", provider, Some(redis)).await?;
+        Ok(Self { _directory: Some(directory), ..product })
+    }
+
+    async fn of_product(name: &'static str, provider: &Provider, redis: Option<Redis>) -> io::Result<Self> {
+        let redis_url = redis.as_ref().map(Redis::url).unwrap_or_default();
+        let builder = Stack::builder().upstream(&provider.url).env("NULLSPEND_REDIS_URL", &redis_url);
+        let stack = builder.env("NULLSPEND_LOG", "warn").start().await;
         let agent = stack.agent().await;
         for (kind, entity) in [("org", ""), ("api_key", agent.id.as_str()), ("tag", "team=bench")] {
             let budget = json!({"entityType": kind, "entityId": entity, "policy": "strict_block",
@@ -115,7 +134,7 @@ impl Arm {
         }
         let envoy = children(stack.pid()).first().copied();
         Ok(Self {
-            name: "(c) the product",
+            name,
             url: stack.url.clone(),
             headers: headers(&agent.key),
             envoy: envoy.ok_or_else(|| io::Error::other("the product runs no Envoy"))?,
@@ -123,7 +142,16 @@ impl Arm {
             _processes: Vec::new(),
             _directory: None,
             _stack: Some(Box::new(stack)),
+            redis,
         })
+    }
+
+    /// Scripts that the ledger's server has run so far: each is one round trip.
+    pub(super) async fn redis_calls(&self) -> Option<f64> {
+        let told = self.redis.as_ref()?.command(&["INFO", "commandstats"]).await;
+        let calls = told.lines().filter_map(|line| line.strip_prefix("cmdstat_evalsha:calls="));
+        let calls = calls.filter_map(|rest| rest.split(',').next()?.parse::<f64>().ok());
+        Some(calls.sum())
     }
 }
 

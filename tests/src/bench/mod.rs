@@ -1,4 +1,4 @@
-//! The bench: three arms, the same loads, and ratios instead of absolute figures, since generator, provider, Envoy and
+//! The bench: four arms, the same loads, and ratios instead of absolute figures, since generator, provider, Envoy and
 //! product share one machine.
 
 mod arms;
@@ -24,7 +24,7 @@ pub struct Settings {
 /// Everything measured.
 #[derive(Debug, Default, Serialize)]
 pub struct Figures {
-    /// One row for each scenario and arm, arms in the order bare, no-op, product.
+    /// One row for each scenario and arm, arms in the order bare, no-op, product, product on Redis.
     pub rows: Vec<Row>,
 }
 
@@ -41,6 +41,8 @@ pub struct Row {
     pub envoy_us: f64,
     /// The same of ext_proc or of the whole product.
     pub ours_us: f64,
+    /// Round trips to Redis for each request, where the ledger is there.
+    pub redis_calls: Option<f64>,
 }
 
 /// A kind of load.
@@ -86,7 +88,12 @@ impl Scenario {
 /// When an arm cannot be started or a process of it is gone.
 pub async fn run(settings: Settings) -> Result<Figures, Box<dyn Error>> {
     let provider = arms::Provider::start().await?;
-    let arms = [Arm::bare(&provider).await?, Arm::no_op(&provider).await?, Arm::product(&provider).await?];
+    let arms = [
+        Arm::bare(&provider).await?,
+        Arm::no_op(&provider).await?,
+        Arm::product(&provider).await?,
+        Arm::on_redis(&provider).await?,
+    ];
     let mut figures = Figures::default();
     for scenario in &SCENARIOS {
         for arm in &arms {
@@ -110,9 +117,9 @@ async fn measure(arm: &Arm, scenario: &Scenario, settings: Settings) -> Result<R
     let cpu = || -> Result<(f64, f64), Box<dyn Error>> {
         Ok((cpu_seconds(arm.envoy)?, arm.ours.map_or(Ok(0.0), cpu_seconds)?))
     };
-    let before = cpu()?;
+    let (before, calls_before) = (cpu()?, arm.redis_calls().await);
     let report = load.run().await?;
-    let after = cpu()?;
+    let (after, calls_after) = (cpu()?, arm.redis_calls().await);
     let exchanges = f64::from(u32::try_from(report.exchanges.max(1))?);
     let each = |before: f64, after: f64| (after - before) * 1e6 / exchanges;
     Ok(Row {
@@ -120,6 +127,7 @@ async fn measure(arm: &Arm, scenario: &Scenario, settings: Settings) -> Result<R
         arm: arm.name,
         envoy_us: each(before.0, after.0),
         ours_us: each(before.1, after.1),
+        redis_calls: calls_before.zip(calls_after).map(|(before, after)| (after - before) / exchanges),
         report,
     })
 }

@@ -11,12 +11,12 @@ impl Row {
 }
 
 impl Figures {
-    /// Markdown: every figure, then product / no-op (c/b) and product / bare (c/a).
+    /// Markdown: every figure, then product / no-op (c/b), product / bare (c/a), and what Redis adds (d/c).
     #[must_use]
     pub fn as_table(&self) -> String {
         let mut text = String::new();
-        for rows in self.rows.chunks(3) {
-            let [bare, no_op, product] = rows else { continue };
+        for rows in self.rows.chunks(4) {
+            let [bare, no_op, product, on_redis] = rows else { continue };
             let _ = writeln!(text, "\n### {}\n", bare.scenario);
             text.push_str("| arm | requests/s | p50 µs | p99 µs | first byte p50 µs | p99 µs | Envoy µs CPU | ours µs CPU | errors |\n");
             text.push_str("|---|--:|--:|--:|--:|--:|--:|--:|--:|\n");
@@ -31,6 +31,10 @@ impl Figures {
             }
             text.push_str(&ratios("c/b", product, no_op));
             text.push_str(&ratios("c/a", product, bare));
+            text.push_str(&ratios("d/c", on_redis, product));
+            if let Some(calls) = on_redis.redis_calls {
+                let _ = writeln!(text, "\nRound trips to Redis for each request: {calls:.2}");
+            }
         }
         text
     }

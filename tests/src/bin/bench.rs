@@ -1,12 +1,12 @@
-//! What the product costs: bare Envoy, our Envoy with an ext_proc that does nothing, and the whole product, under the
-//! same loads; or how soon a freeze stops agents everywhere. Build with `--release` first; `cargo xtask bench` does, and runs this.
+//! What the product costs: bare Envoy, our Envoy with an ext_proc that does nothing, the whole product, and the same with
+//! its ledger on Redis, under the same loads; or how soon a freeze stops agents everywhere. Build with `--release` first; `cargo xtask bench` does, and runs this.
 
 use std::{error::Error, time::Duration};
 
 use clap::Parser;
 use nullspend_e2e::bench::{Settings, freeze, run};
 
-/// Measures the three arms and prints the ratios.
+/// Measures the four arms and prints the ratios.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// Measured seconds of each arm in each scenario, after a warm-up of a quarter of it.

@@ -101,8 +101,14 @@ fn streamed(body: Vec<u8>, end_of_stream: bool) -> To {
     To::ResponseBody(BodyResponse { response: Some(common) })
 }
 
-#[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> Result<(), Box<dyn Error>> {
+    // As many threads as the product has beside Envoy, so that the bench compares what they do.
+    let threads = (std::thread::available_parallelism()?.get() / 2).max(1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    runtime.block_on(serve())
+}
+
+async fn serve() -> Result<(), Box<dyn Error>> {
     let mut words = env::args().skip(1);
     let usage = "usage: noop-ext-proc SOCKET [--cluster NAME] [--end-after N]";
     let socket = words.next().ok_or(usage)?;
