@@ -121,7 +121,7 @@ impl<'a> Cursor<'a> {
         let mut at = start + 1;
         let mut escaped = false;
         loop {
-            at += plain(bytes.get(at..).unwrap_or_default());
+            at += until(bytes.get(at..).unwrap_or_default(), ends_plain_text);
             match bytes.get(at) {
                 Some(b'"') => {
                     self.pos = at + 1;
@@ -286,14 +286,20 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// How many bytes stand before the first that a string cannot hold as it is: a quote, a backslash, a control character.
-fn plain(bytes: &[u8]) -> usize {
-    let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
-    // Most bytes are not: looked at in blocks without a branch for each, which the compiler makes vectors of.
-    let blocks = bytes.chunks_exact(16);
-    let clean =
-        blocks.take_while(|block| !block.iter().fold(false, |any, byte| any | special(byte))).count() * 16;
-    clean + bytes[clean..].iter().position(special).unwrap_or(bytes.len() - clean)
+/// How many bytes stand before the first special one; all, where none is.
+pub(crate) fn until(bytes: &[u8], special: impl Fn(u8) -> bool) -> usize {
+    if bytes.first().is_some_and(|byte| special(*byte)) {
+        return 0;
+    }
+    // Most bytes are not special: looked at in blocks without a branch for each, which the compiler makes vectors of.
+    let any = |block: &[u8]| block.iter().fold(false, |any, byte| any | special(*byte));
+    let clean = bytes.chunks_exact(16).take_while(|block| !any(block)).count() * 16;
+    clean + bytes[clean..].iter().position(|byte| special(*byte)).unwrap_or(bytes.len() - clean)
+}
+
+/// What a string cannot hold as it is.
+fn ends_plain_text(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
 }
 
 #[cfg(test)]
@@ -354,7 +360,8 @@ mod tests {
     }
 
     #[test]
-    fn what_ends_a_plain_run_is_found_at_every_place() {
+    fn a_special_byte_is_found_at_every_place() {
+        let plain = |text: &[u8]| until(text, ends_plain_text);
         for len in 0..70 {
             let text = vec![b'x'; len];
             assert_eq!(plain(&text), len);

@@ -7,6 +7,8 @@ use std::sync::LazyLock;
 
 use unicode_normalization::UnicodeNormalization;
 
+use crate::json::until;
+
 /// Longer by so many bytes once normalised, for every character of the basic plane.
 static GROWTH: LazyLock<Box<[u8]>> = LazyLock::new(|| (0..=0xffff_u32).map(normalised).collect());
 
@@ -31,19 +33,19 @@ pub(super) fn bytes(json: &str) -> u64 {
     let mut total = 0;
     let mut rest = json;
     // ASCII that is no escape is its own normal form: pass over it in one go.
-    while let Some(at) = rest.bytes().position(|b| b >= 0x80 || b == b'\\') {
-        rest = &rest[at..];
+    loop {
+        rest = &rest[until(rest.as_bytes(), |byte| byte >= 0x80 || byte == b'\\')..];
         if let Some(after) = rest.strip_prefix('\\') {
             let (grown, used) = escape(after);
             total += grown;
             rest = after.get(used..).unwrap_or_default();
         } else {
             let mut chars = rest.chars();
-            total += chars.next().map_or(0, growth);
+            let Some(c) = chars.next() else { return total };
+            total += growth(c);
             rest = chars.as_str();
         }
     }
-    total
 }
 
 /// What an escape, its backslash already passed, adds beyond its own six bytes; and its length.
