@@ -20,6 +20,11 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+/// A call makes many small allocations, on threads that hand them to each other: with the system's allocator it took some
+/// 5 % more processor time.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The FinOps layer for AI agents: sees every dollar, stops it before it is spent.
 #[derive(Debug, Parser)]
 #[command(version, about, max_term_width = 110)]

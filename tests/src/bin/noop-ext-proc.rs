@@ -20,6 +20,10 @@ use tokio::{net::UnixListener, sync::mpsc};
 use tokio_stream::wrappers::{ReceiverStream, UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
+/// As the product has, so that the bench compares what they do.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const LAST_EVENT: &[u8] = b"data: {\"ended\":\"early\"}\n\ndata: [DONE]\n\n";
 
 #[derive(Clone, Default)]
