@@ -26,6 +26,9 @@ use crate::{
 
 /// How often the revision is looked up, for changes that other replicas made.
 const POLL_EVERY: Duration = Duration::from_millis(250);
+/// A database that is silent for so long ends the stream: the data plane must know that its policy may be old, before
+/// other control planes no longer wait for it.
+const STORE_WAIT: Duration = Duration::from_secs(5);
 
 /// Messages that may wait for a slow data plane before its stream waits too.
 const WAITING: usize = 4;
@@ -156,33 +159,24 @@ impl DataPlanes {
         sender: &mpsc::Sender<Result<WatchResponse, Status>>,
     ) -> Result<(), Status> {
         let mut changes = self.app.policy_changes();
-        let came = self.app.store().dataplane_came(&request.dataplane_id, self.app.clock().now_ms()).await;
-        came.map_err(|error| self.failed("a data plane could not be noted", &error))?;
-        let position = self.app.store().policy_position().await;
-        let position = position.map_err(|error| self.failed("policy could not be read", &error))?;
-        // Revisions of another history say nothing about this one.
-        let known = if request.history_id == position.history_id { request.resume_revision } else { 0 };
-        let _connection = self.app.data_planes().connect(&request.dataplane_id, known);
-        let told = self.app.data_plane_came().await;
-        told.map_err(|error| self.failed("a data plane could not be told of", &error))?;
+        let store = self.app.store();
+        let came = store.dataplane_came(&request.dataplane_id, self.app.clock().now_ms());
+        self.asked("a data plane could not be noted", came).await?;
+        // What it goes on from may not be on its disk: it enforces nothing until it confirms.
+        let _connection = self.app.data_planes().connect(&request.dataplane_id);
+        self.asked("a data plane could not be told of", self.app.data_plane_came()).await?;
         let (mut revision, mut history) = (request.resume_revision, request.history_id.clone());
         let (mut first, mut told) = (true, Vec::new());
         loop {
             changes.mark_unchanged();
-            let store = self.app.store();
-            let at = store
-                .policy_position()
-                .await
-                .map_err(|error| self.failed("policy could not be read", &error))?;
-            let rebuilds = store
-                .list_rebuilds()
-                .await
-                .map_err(|error| self.failed("rebuilds could not be read", &error))?;
+            let at = self.asked("policy could not be read", store.policy_position()).await?;
+            let rebuilds = self.asked("rebuilds could not be read", store.list_rebuilds()).await?;
             if first || told != rebuilds || at.history_id != history || at.revision != revision {
                 let whole = at.history_id != history || at.revision < revision || revision == 0;
-                let delta =
-                    if whole { store.policy_snapshot().await } else { store.policy_since(revision).await };
-                let delta = delta.map_err(|error| self.failed("policy could not be read", &error))?;
+                let delta = async {
+                    if whole { store.policy_snapshot().await } else { store.policy_since(revision).await }
+                };
+                let delta = self.asked("policy could not be read", delta).await?;
                 (revision, history) = (delta.revision, delta.history_id.clone());
                 self.metrics.policy_revision.set(revision);
                 if sender.send(Ok(message(delta, &rebuilds))).await.is_err() {
@@ -198,6 +192,20 @@ impl DataPlanes {
                 () = self.stop.cancelled() => return Ok(()),
             }
         }
+    }
+
+    /// Waits for the store, in bounded time.
+    async fn asked<T>(
+        &self,
+        what: &'static str,
+        asking: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, Status> {
+        let Ok(answer) = tokio::time::timeout(STORE_WAIT, asking).await else {
+            self.metrics.store_errors.inc();
+            tracing::warn!("{what}: the database is silent");
+            return Err(Status::unavailable(what));
+        };
+        answer.map_err(|error| self.failed(what, &error))
     }
 
     fn failed(&self, what: &'static str, error: &StoreError) -> Status {
@@ -232,6 +240,8 @@ fn message(delta: PolicyDelta, rebuilds: &[RebuildRecord]) -> WatchResponse {
             .map(|catalogue| wire::PriceCatalogue { version: catalogue.version, text: catalogue.text }),
         rebuilds: rebuilds
             .iter()
+            // What is under way while books are opened is told of by the ledger, once they are open.
+            .filter(|rebuild| !rebuild.opening)
             .map(|rebuild| wire::LedgerRebuild { rebuild_id: rebuild.id.clone(), org_id: rebuild.org.bare() })
             .collect(),
     }

@@ -148,6 +148,12 @@ async fn of_two_rebuilds_the_later_one_counts() {
     second.load(org(1), &[(scope(100).counter, Nanos(9))]).await.unwrap();
     second.finish_rebuild(org(1)).await.unwrap();
     assert_eq!(balance(&first).await.settled, Nanos(9));
+    // The first one does not know yet, and goes on where books are whole.
+    let late = [(scope(100).counter, Nanos(8))];
+    assert!(first.load(org(1), &late).await.is_err());
+    assert!(first.restore_done(org(1), &[AttemptId(Uuid::from_u128(1))]).await.is_err());
+    assert!(first.finish_rebuild(org(1)).await.is_err());
+    assert_eq!(balance(&first).await.settled, Nanos(9));
 }
 
 #[tokio::test]

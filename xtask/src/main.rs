@@ -51,8 +51,8 @@ enum Task {
         /// Only this section.
         #[arg(long)]
         only: Option<bench::Section>,
-        /// Measured seconds of each arm in each scenario.
-        #[arg(long, default_value_t = 8)]
+        /// Measured seconds of each arm in each scenario, in five rounds.
+        #[arg(long, default_value_t = 10)]
         seconds: u64,
     },
     /// Kills, hangs, empties and fills what the product depends on, under load, and holds its books against the bill.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::App;
 use crate::store::StoreError;
 
@@ -10,8 +12,10 @@ use crate::store::StoreError;
 const PROPAGATION: Duration = Duration::from_secs(1);
 /// How often others are asked meanwhile.
 const ASK_EVERY: Duration = Duration::from_millis(20);
-/// How long a control plane that is not heard of is waited for.
-const LEASE_MS: i64 = 10_000;
+/// How long a control plane that is not heard of is waited for. Longer than its data planes take to notice that it is gone
+/// (20 s, the keep-alive of their connections), and than it serves them without a database (5 s): until then they may
+/// count themselves connected.
+const LEASE_MS: i64 = 30_000;
 /// How often one is heard of.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
 
@@ -58,13 +62,21 @@ impl App {
 
     /// Keeps telling them what the data planes of this one enforce, as long as this runs.
     pub async fn keep_telling_enforced(&self) {
-        let (mut changes, mut renew) = (self.data_planes.changes(), false);
+        let mut changes = self.data_planes.changes();
+        let mut renewal = Instant::now();
         loop {
-            if let Err(error) = self.tell_enforced(renew).await {
-                let error = &error as &dyn std::error::Error;
-                tracing::debug!(error, "what data planes enforce could not be noted");
+            // By the time since the last one, not by silence: one data plane may go on confirming where another hangs.
+            let renew = Instant::now() >= renewal;
+            match self.tell_enforced(renew).await {
+                Ok(()) if renew => renewal = Instant::now() + RENEW_EVERY,
+                Ok(()) => {}
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::debug!(error, "what data planes enforce could not be noted");
+                    renewal = Instant::now() + ASK_EVERY;
+                }
             }
-            renew = tokio::time::timeout(RENEW_EVERY, changes.changed()).await.is_err();
+            let _ = tokio::time::timeout_at(renewal, changes.changed()).await;
         }
     }
 

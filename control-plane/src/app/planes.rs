@@ -50,13 +50,13 @@ impl ConnectedPlanes {
         self.changed.send_modify(|count| *count = count.wrapping_add(1));
     }
 
-    /// A data plane follows from now on; it enforced `revision` when it came.
+    /// A data plane follows from now on; what it enforces, it has to confirm.
     #[must_use]
-    pub fn connect(self: &Arc<Self>, dataplane_id: &str, revision: u64) -> Connection {
+    pub fn connect(self: &Arc<Self>, dataplane_id: &str) -> Connection {
         let mut planes = self.lock();
         planes.next += 1;
         let stream = planes.next;
-        planes.by_stream.insert(stream, Plane { dataplane_id: dataplane_id.to_owned(), enforces: revision });
+        planes.by_stream.insert(stream, Plane { dataplane_id: dataplane_id.to_owned(), enforces: 0 });
         Connection { planes: Arc::clone(self), stream }
     }
 
@@ -104,8 +104,9 @@ mod tests {
     fn a_change_is_enforced_once_every_connected_plane_has_confirmed_it() {
         let planes = Arc::new(ConnectedPlanes::default());
         assert!(enforced(&planes, 9) && planes.all_enforce().is_none(), "nobody is connected");
-        let (first, second) = (planes.connect("a", 3), planes.connect("b", 0));
-        assert!(!enforced(&planes, 3));
+        let (first, second) = (planes.connect("a"), planes.connect("b"));
+        planes.confirm("a", 3);
+        assert!(!enforced(&planes, 3), "who has only just come enforces nothing that is known");
         planes.confirm("b", 3);
         assert!(enforced(&planes, 3));
         planes.confirm("a", 2);

@@ -74,6 +74,9 @@ impl App {
             Some(rebuild) => rebuild.clone(),
             None => self.begin_rebuild(org).await?,
         };
+        if rebuild.opening {
+            return self.begin_afresh(&rebuild, looked).await;
+        }
         let awaited = self.store.awaited_dataplanes(&rebuild.id).await?;
         if !awaited.is_empty() {
             looked.waiting.insert(org, awaited);
@@ -87,10 +90,23 @@ impl App {
 
     async fn begin_rebuild(&self, org: OrgId) -> Result<RebuildRecord, AppError> {
         let id = self.ids.v4().to_string();
-        let begun = RebuildRecord { org, id, began_at_ms: self.clock.now_ms() };
+        let begun = RebuildRecord { org, id, began_at_ms: self.clock.now_ms(), opening: false };
         let rebuild = self.store.begin_rebuild(&begun).await?;
         self.wake_watchers();
         Ok(rebuild)
+    }
+
+    /// Books that were being opened are lost: they never opened, or opened and are lost once more. Calls may have begun in
+    /// between, so every data plane is asked again; not while another control plane is still at it.
+    async fn begin_afresh(&self, rebuild: &RebuildRecord, looked: &mut Looked) -> Result<(), AppError> {
+        if self.claim(rebuild, CLAIM_MS).await? {
+            let id = self.ids.v4().to_string();
+            self.store.begin_rebuild_anew(&rebuild.id, &id, false).await?;
+            self.claim(rebuild, 0).await?;
+            self.wake_watchers();
+        }
+        looked.unseen += 1;
+        Ok(())
     }
 
     /// False when another control plane makes the books again, or has.
@@ -100,12 +116,14 @@ impl App {
         }
         // A claim that is lost ends the work: whoever took it over has begun anew.
         let filled = tokio::select! {
+            // What is done is done: its claim went with it.
+            biased;
             filled = self.fill_delivered(rebuild) => filled,
             lost = self.keep_claim(rebuild) => lost,
         };
         if filled.is_err() {
-            // Another one may reach what this one does not.
-            self.claim(rebuild, 0).await?;
+            // Another one may reach what this one does not; if not told, it waits until the claim is over.
+            let _ = self.claim(rebuild, 0).await;
         }
         filled
     }
@@ -115,12 +133,18 @@ impl App {
         Ok(self.store.claim_rebuild(rebuild.org, &self.name, now_ms, now_ms + for_ms).await?)
     }
 
-    /// Renews a claim until it cannot be.
+    /// Renews a claim until somebody else has it, or it ended unrenewed.
     async fn keep_claim(&self, rebuild: &RebuildRecord) -> Result<bool, AppError> {
+        let mut renewed_at_ms = self.clock.now_ms();
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
-            if !self.claim(rebuild, CLAIM_MS).await? {
-                return Ok(false);
+            let at_ms = self.clock.now_ms();
+            match self.claim(rebuild, CLAIM_MS).await {
+                Ok(true) => renewed_at_ms = at_ms,
+                Ok(false) => return Ok(false),
+                Err(error) if at_ms - renewed_at_ms >= CLAIM_MS => return Err(error),
+                // A database that is busy with the reports that waited for it need not end the work.
+                Err(error) => tracing::debug!(%error, "a claim could not be renewed yet"),
             }
         }
     }
@@ -237,7 +261,7 @@ impl App {
         // Before the books are whole: what was delivered is of this loss, and must not be used for another. And under way
         // still, so that nobody who sees them lost begins once more.
         let anew = self.ids.v4().to_string();
-        if !self.store.begin_rebuild_anew(&rebuild.id, &anew).await? {
+        if !self.store.begin_rebuild_anew(&rebuild.id, &anew, true).await? {
             return Ok(false);
         }
         self.ledger.finish_rebuild(rebuild.org).await?;

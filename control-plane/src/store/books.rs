@@ -114,10 +114,19 @@ impl Tx {
         });
         rows.into_iter()
             .map(|row| {
-                let is_live = row.deleted_at_ms.is_none();
+                if row.deleted_at_ms.is_some() {
+                    // Nothing else of it matters, and some of it a later version may have written.
+                    let read = Reader(OP);
+                    let (budget, revision) =
+                        (read.id("id", &row.id)?, read.number("revision", row.revision)?);
+                    return Ok(LimitChange { budget, revision, limits: None });
+                }
                 let rule = row.into_record(OP)?.rule;
-                let limits = is_live.then(|| Limits::of(&rule));
-                Ok(LimitChange { budget: rule.budget, revision: rule.revision, limits })
+                Ok(LimitChange {
+                    budget: rule.budget,
+                    revision: rule.revision,
+                    limits: Some(Limits::of(&rule)),
+                })
             })
             .collect()
     }

@@ -28,7 +28,7 @@ pub(super) use budget_columns;
 
 #[derive(sqlx::FromRow)]
 pub(super) struct BudgetRow {
-    id: String,
+    pub(super) id: String,
     org_id: String,
     entity_type: String,
     entity_id: String,
@@ -48,7 +48,7 @@ pub(super) struct BudgetRow {
     created_at_ms: i64,
     updated_at_ms: i64,
     pub(super) deleted_at_ms: Option<i64>,
-    revision: i64,
+    pub(super) revision: i64,
     clamp_output: bool,
     incremental_hold: bool,
     loop_max_calls: Option<i64>,

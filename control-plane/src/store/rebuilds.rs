@@ -43,6 +43,8 @@ pub struct RebuildRecord {
     pub id: String,
     /// When their loss was noticed.
     pub began_at_ms: i64,
+    /// The books are being opened, or are open already: what was delivered is used up, and nobody is asked for more.
+    pub opening: bool,
 }
 
 impl Store {
@@ -88,7 +90,7 @@ impl Store {
     pub async fn begin_rebuild(&self, begun: &RebuildRecord) -> Result<RebuildRecord, StoreError> {
         const OP: &str = "begin a rebuild";
         let mut tx = self.pool.begin().await.during(OP)?;
-        let (id, began_at_ms): (String, i64) = on_tx!(&mut tx, |c, Db| {
+        let (id, began_at_ms, opening): (String, i64, i64) = on_tx!(&mut tx, |c, Db| {
             sqlx::query(
                 "INSERT INTO ledger_rebuilds (org_id, rebuild_id, began_at_ms) VALUES ($1, $2, $3) \
                  ON CONFLICT (org_id) DO NOTHING",
@@ -99,14 +101,14 @@ impl Store {
             .execute(&mut *c)
             .await
             .during(OP)?;
-            sqlx::query_as("SELECT rebuild_id, began_at_ms FROM ledger_rebuilds WHERE org_id = $1")
+            sqlx::query_as("SELECT rebuild_id, began_at_ms, opening FROM ledger_rebuilds WHERE org_id = $1")
                 .bind(begun.org.bare())
                 .fetch_one(&mut *c)
                 .await
                 .during(OP)?
         });
         tx.commit().await.during(OP)?;
-        Ok(RebuildRecord { org: begun.org, id, began_at_ms })
+        Ok(RebuildRecord { org: begun.org, id, began_at_ms, opening: opening != 0 })
     }
 
     /// Claims an organisation's rebuild until then, or renews the claim; false when somebody else has it, or none is under
@@ -137,11 +139,17 @@ impl Store {
         })
     }
 
-    /// Makes a rebuild another one, for which nothing is delivered yet: what was is used up. False when it is over.
+    /// Makes a rebuild another one, for which nothing is delivered yet: what was is used up. `opening`: since its books are
+    /// about to be whole; else because they are lost once more, so that all data planes deliver afresh. False when it is over.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn begin_rebuild_anew(&self, rebuild: &str, id: &str) -> Result<bool, StoreError> {
+    pub async fn begin_rebuild_anew(
+        &self,
+        rebuild: &str,
+        id: &str,
+        opening: bool,
+    ) -> Result<bool, StoreError> {
         const OP: &str = "begin a rebuild anew";
         let mut tx = self.pool.begin().await.during(OP)?;
         let renamed = on_tx!(&mut tx, |c, Db| {
@@ -150,9 +158,10 @@ impl Store {
                 .execute(&mut *c)
                 .await
                 .during(OP)?;
-            sqlx::query("UPDATE ledger_rebuilds SET rebuild_id = $2 WHERE rebuild_id = $1")
+            sqlx::query("UPDATE ledger_rebuilds SET rebuild_id = $2, opening = $3 WHERE rebuild_id = $1")
                 .bind(rebuild)
                 .bind(id)
+                .bind(i64::from(opening))
                 .execute(&mut *c)
                 .await
                 .during(OP)?
@@ -186,14 +195,14 @@ impl Store {
     /// When the database fails.
     pub async fn list_rebuilds(&self) -> Result<Vec<RebuildRecord>, StoreError> {
         const OP: &str = "list rebuilds";
-        let rows: Vec<(String, String, i64)> = on_pool!(read self.pool, |c, Db| {
-            sqlx::query_as("SELECT org_id, rebuild_id, began_at_ms FROM ledger_rebuilds ORDER BY org_id")
+        let rows: Vec<(String, String, i64, i64)> = on_pool!(read self.pool, |c, Db| {
+            sqlx::query_as("SELECT org_id, rebuild_id, began_at_ms, opening FROM ledger_rebuilds ORDER BY org_id")
                 .fetch_all(c)
                 .await
                 .during(OP)?
         });
-        let read = |(org, id, began_at_ms): (String, String, i64)| {
-            Ok(RebuildRecord { org: Reader(OP).id("org_id", &org)?, id, began_at_ms })
+        let read = |(org, id, began_at_ms, opening): (String, String, i64, i64)| {
+            Ok(RebuildRecord { org: Reader(OP).id("org_id", &org)?, id, began_at_ms, opening: opening != 0 })
         };
         rows.into_iter().map(read).collect()
     }

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use nullspend_control_plane::{
     app::{App, BudgetRequest, Caller, Looked},
-    store::Store,
+    store::{RebuildRecord, Store},
 };
 use nullspend_core::{
     clock::{Clock, ManualClock},
@@ -273,6 +273,41 @@ async fn who_was_thought_dead_does_not_open_the_books_again() {
     assert_eq!((late.rebuilt, late.unseen), (0, 1), "without being let fill");
     pair.ledger.may_fill.add_permits(2);
     assert_eq!((other.await.expect("a look").rebuilt, pair.counts()), (1, (2, 1)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn books_that_are_lost_while_they_open_are_asked_for_afresh() {
+    let pair = Pair::with_lost_books().await;
+    let store = pair.planes[0].store();
+    store.dataplane_came("dp", NOW).await.expect("it comes");
+    let rebuild = async || store.list_rebuilds().await.expect("rebuilds").remove(0);
+    let deliver = async || {
+        let RebuildRecord { id, org, .. } = rebuild().await;
+        let delivery = DeliverRequest {
+            dataplane_id: "dp".to_owned(),
+            rebuild_id: id,
+            org_id: org.bare(),
+            attempts: Vec::new(),
+        };
+        assert!(pair.planes[1].delivered(&delivery).await.expect("kept"));
+    };
+    assert_eq!(pair.look(0).await.waiting.len(), 1);
+    deliver().await;
+    pair.ledger.may_open.forget_permits(2);
+    let working = pair.spawn_look(0);
+    until(async || pair.ledger.opening.load(Ordering::SeqCst) == 1).await;
+    assert!(rebuild().await.opening, "no data plane is told of it");
+    working.abort();
+    assert!(working.await.expect_err("it died").is_cancelled());
+    // They may have opened and be lost again: what a data plane told in between does not hold what it began since.
+    deliver().await;
+    pair.clock.advance_ms(pair.claimed_until_ms().await - NOW);
+    pair.ledger.may_open.add_permits(2);
+    assert_eq!((pair.look(1).await.unseen, pair.counts()), (1, (1, 0)));
+    assert!(!rebuild().await.opening);
+    assert_eq!((pair.look(1).await.waiting.len(), pair.counts()), (1, (1, 0)));
+    deliver().await;
+    assert_eq!((pair.look(1).await.rebuilt, pair.counts()), (1, (2, 1)));
 }
 
 #[tokio::test]

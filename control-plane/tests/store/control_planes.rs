@@ -44,11 +44,13 @@ pub async fn a_control_plane_tells_of_its_data_planes_where_others_may_be(world:
     let ledger = Arc::new(MemoryLedger::new(clock.clone()));
     let app = App::new(store.clone(), ledger, clock, Arc::new(RandomIds));
     let enforced = async |revision| store.enforced_elsewhere("another", revision).await.unwrap();
-    let first = app.data_planes().connect("first", 4);
+    let first = app.data_planes().connect("first");
+    app.data_planes().confirm("first", 4);
     app.data_plane_came().await.unwrap();
     let alone = !store.is_shared();
     assert_eq!((enforced(4).await, enforced(5).await), (true, alone));
-    let second = app.data_planes().connect("second", 2);
+    let second = app.data_planes().connect("second");
+    app.data_planes().confirm("second", 2);
     app.data_plane_came().await.unwrap();
     assert_eq!((enforced(2).await, enforced(4).await), (true, alone), "the one that is behind counts");
     app.data_planes().confirm("second", 4);

@@ -14,7 +14,7 @@ use crate::{
 };
 
 fn rebuild(org: OrgId, id: &str) -> RebuildRecord {
-    RebuildRecord { org, id: id.to_owned(), began_at_ms: NOW }
+    RebuildRecord { org, id: id.to_owned(), began_at_ms: NOW, opening: false }
 }
 
 fn delivery(rebuild: &str, dataplane: &str, attempts: Vec<proto::AttemptStub>) -> proto::DeliverRequest {
@@ -90,14 +90,16 @@ pub async fn a_rebuild_that_begins_anew_has_nothing_delivered(world: World) {
     store.begin_rebuild(&rebuild(org, "r1")).await.unwrap();
     assert!(store.claim_rebuild(org, "x", NOW, NOW + 100).await.unwrap());
     assert!(store.keep_delivery(&delivery("r1", "a", Vec::new())).await.unwrap());
-    assert!(store.begin_rebuild_anew("r1", "r2").await.unwrap());
-    assert_eq!(store.list_rebuilds().await.unwrap(), [rebuild(org, "r2")]);
+    assert!(store.begin_rebuild_anew("r1", "r2", true).await.unwrap());
+    let opening = RebuildRecord { opening: true, ..rebuild(org, "r2") };
+    assert_eq!(store.list_rebuilds().await.unwrap(), std::slice::from_ref(&opening));
+    assert_eq!(store.begin_rebuild(&rebuild(org, "r9")).await.unwrap(), opening);
     assert_eq!(store.awaited_dataplanes("r2").await.unwrap(), ["a"]);
     assert!(
         !store.claim_rebuild(org, "y", NOW, NOW + 100).await.unwrap(),
         "it is who claimed it that begins anew"
     );
-    assert!(!store.begin_rebuild_anew("r1", "r3").await.unwrap(), "that one is over");
+    assert!(!store.begin_rebuild_anew("r1", "r3", true).await.unwrap(), "that one is over");
     assert!(!store.keep_delivery(&delivery("r1", "a", Vec::new())).await.unwrap());
 }
 

@@ -84,7 +84,6 @@ fn read_segment(
         let left = usize::try_from(len - cursor.offset).unwrap_or(usize::MAX);
         let mut buffer = vec![0; left.min(chunk)];
         file.read_exact_at(&mut buffer, cursor.offset).map_err(failed("read", path))?;
-        let buffer = Bytes::from(buffer);
         let mut at = 0;
         while let Some(frame) = frame::read(&buffer[at..]) {
             let reported = Kind::of(frame.payload).is_some_and(Kind::is_reported);
@@ -93,7 +92,8 @@ fn read_segment(
                     return Ok(false);
                 }
                 *room = room.saturating_sub(frame.len());
-                let record = buffer.slice_ref(frame.payload);
+                // A copy: where few records are reported, each would keep a whole buffer in memory.
+                let record = Bytes::copy_from_slice(frame.payload);
                 batch.records.push(SequencedRecord { seq: frame.seq, record });
             }
             at += frame.len();

@@ -38,14 +38,27 @@ pub struct PolicyWatch {
     state: Mutex<State>,
     /// Counts published policies; 0 before the first.
     published: watch::Sender<u64>,
-    /// How many of them the disk has.
-    saved: watch::Sender<u64>,
+    /// What a restart would enforce, once anything was published.
+    saved: watch::Sender<Option<Standing>>,
     /// Rebuilds of the ledger that wait for this data plane.
     rebuilds: watch::Sender<Vec<LedgerRebuild>>,
     path: PathBuf,
     dataplane_id: String,
     clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
+}
+
+/// Where a policy stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Standing {
+    history_id: String,
+    revision: u64,
+}
+
+impl Standing {
+    fn of(snapshot: &WatchResponse) -> Self {
+        Self { history_id: snapshot.history_id.clone(), revision: snapshot.revision }
+    }
 }
 
 #[derive(Default)]
@@ -72,7 +85,7 @@ impl PolicyWatch {
             policy: ArcSwap::default(),
             state: Mutex::default(),
             published: watch::Sender::new(0),
-            saved: watch::Sender::new(0),
+            saved: watch::Sender::default(),
             rebuilds: watch::Sender::default(),
             dataplane_id: spool.dataplane_id().to_owned(),
             path,
@@ -80,6 +93,7 @@ impl PolicyWatch {
             metrics,
         };
         if let Some((heard_ms, snapshot)) = saved::load(&watch.path) {
+            watch.saved.send_replace(Some(Standing::of(&snapshot)));
             watch.take([snapshot]);
             watch.state().heard_ms = Some(heard_ms);
         }
@@ -195,16 +209,19 @@ impl PolicyWatch {
                 state.heard_ms = Some(self.clock.now_ms());
             }
         }
-        let mut unconfirmed = false;
+        let (mut heard, mut confirmed) = (false, None);
+        let mut saved = self.saved.subscribe();
         loop {
+            let standing = saved.borrow_and_update().clone();
+            // A disk may take its time; what comes meanwhile is enforced, and confirmed once the disk has it too.
+            if heard && standing != confirmed {
+                self.confirm(client, standing.as_ref()).await?;
+                confirmed = standing;
+            }
             let first = tokio::select! {
                 first = stream.next() => first,
-                // A disk may take its time; what comes meanwhile is enforced, and confirmed with it.
-                () = self.all_saved(), if unconfirmed => {
-                    self.confirm(client).await?;
-                    unconfirmed = false;
-                    continue;
-                }
+                // The sender lives in `self`.
+                _ = saved.changed() => continue,
             };
             let Some(first) = first else { return Ok(()) };
             let mut messages = vec![first?];
@@ -227,24 +244,26 @@ impl PolicyWatch {
                 state.connected = true;
                 state.heard_ms = Some(self.clock.now_ms());
             }
-            unconfirmed = true;
+            heard = true;
         }
     }
 
-    /// Waits until a restart would enforce what is enforced now.
-    async fn all_saved(&self) {
-        let published = *self.published.borrow();
-        // The sender lives in `self`, so waiting can only end with the value.
-        let _ = self.saved.subscribe().wait_for(|saved| *saved >= published).await;
-    }
-
-    /// Tells the control plane what is enforced now. A failure ends the stream: the next one begins by telling it.
-    async fn confirm(&self, client: &mut DataPlaneServiceClient<ControlPlane>) -> Result<(), tonic::Status> {
-        let policy = self.current();
+    /// Tells the control plane what is enforced, and would be after a restart. A failure ends the stream: the next one begins
+    /// by telling it.
+    async fn confirm(
+        &self,
+        client: &mut DataPlaneServiceClient<ControlPlane>,
+        standing: Option<&Standing>,
+    ) -> Result<(), tonic::Status> {
+        // Revisions of a history that is over say nothing of the present one.
+        let Some(standing) = standing.filter(|standing| standing.history_id == self.current().history_id)
+        else {
+            return Ok(());
+        };
         let confirmed = client.confirm_policy(ConfirmPolicyRequest {
             dataplane_id: self.dataplane_id.clone(),
-            history_id: policy.history_id.clone(),
-            revision: policy.revision,
+            history_id: standing.history_id.clone(),
+            revision: standing.revision,
         });
         confirmed.await.map(drop)
     }
@@ -289,9 +308,9 @@ impl PolicyWatch {
                 () = shutdown.cancelled() => true,
             };
             // Changes that come meanwhile are saved together.
-            let count = *published.borrow_and_update();
-            if self.save_now().await {
-                self.saved.send_replace(count);
+            published.mark_unchanged();
+            if let Some(standing) = self.save_now().await {
+                self.saved.send_replace(Some(standing));
             } else {
                 self.metrics.policy_save_failures.inc();
                 if !stopping {
@@ -305,22 +324,22 @@ impl PolicyWatch {
         }
     }
 
-    /// False when the disk refused it.
-    async fn save_now(&self) -> bool {
+    /// What the disk has now; `None` when it refused it.
+    async fn save_now(&self) -> Option<Standing> {
         let (heard_ms, snapshot) = {
             let state = self.state();
             let now_ms = state.connected.then(|| self.clock.now_ms());
             let heard_ms = now_ms.or(state.heard_ms).unwrap_or_else(|| self.clock.now_ms());
             (heard_ms, state.rows.snapshot())
         };
-        let path = self.path.clone();
+        let (path, standing) = (self.path.clone(), Standing::of(&snapshot));
         let saved = tokio::task::spawn_blocking(move || saved::save(&path, heard_ms, &snapshot)).await;
         match saved {
-            Ok(Ok(())) => return true,
+            Ok(Ok(())) => return Some(standing),
             Ok(Err(error)) => tracing::error!(error = %error, "the policy could not be saved yet"),
             Err(error) => tracing::error!(error = %error, "saving the policy failed"),
         }
-        false
+        None
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

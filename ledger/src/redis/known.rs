@@ -27,6 +27,8 @@ pub(super) struct OfOrg {
     pub(super) seen: Seen,
     /// Of the rebuild this process has begun; empty when it has not.
     pub(super) token: String,
+    /// Another process took that rebuild over.
+    pub(super) taken: bool,
     /// The books were found lost, and were not found whole since.
     pub(super) lost: bool,
     /// Lapses whose stubs were handed to a caller, to be told at the next sweep.

@@ -168,7 +168,10 @@ impl RedisLedger {
                 Err(Failure::Gone)
             }
             "taken" => {
-                self.known.with(org, |of| of.token.clear());
+                self.known.with(org, |of| {
+                    of.token.clear();
+                    of.taken = true;
+                });
                 Err(Failure::Taken)
             }
             "full" => Err(Failure::Full),
@@ -200,7 +203,7 @@ impl RedisLedger {
             .scopes(&reserve.scopes);
         let token = match restore {
             None => String::new(),
-            Some(_) => self.known.with(reserve.org, |of| of.token.clone()),
+            Some(_) => self.rebuilding(reserve.org)?,
         };
         let mut reply = self.run_with(reserve.org, &self.scripts.reserve, token, args).await?;
         Ok(match reply.text()?.as_str() {
@@ -274,18 +277,25 @@ impl RedisLedger {
         Ok(balances)
     }
 
-    /// Runs a script on many items, some at a time, as part of this process's rebuild when there is one.
+    /// The token of the rebuild that this process does; empty where it does none.
+    fn rebuilding(&self, org: OrgId) -> Result<String, Failure> {
+        let (token, taken) = self.known.with(org, |of| (of.token.clone(), of.taken));
+        // One that was taken over would pass for an ordinary call, and write old figures over books that are whole again.
+        if taken { Err(Failure::Taken) } else { Ok(token) }
+    }
+
+    /// Runs a script on many items, some at a time.
     async fn in_parts<T>(
         &self,
         org: OrgId,
+        token: &str,
         script: &Script,
         items: &[T],
         arg: impl Fn(Args, &T) -> Args,
     ) -> Result<(), LedgerUnavailable> {
         for some in items.chunks(AT_ONCE) {
             let args = some.iter().fold(Args::default().with(some.len()), &arg);
-            let token = self.known.with(org, |of| of.token.clone());
-            self.run_with(org, script, token, args).await?;
+            self.run_with(org, script, token.to_owned(), args).await?;
         }
         Ok(())
     }
@@ -380,7 +390,9 @@ impl Ledger for RedisLedger {
     }
 
     async fn apply_limits(&self, org: OrgId, changes: &[LimitChange]) -> Result<(), LedgerUnavailable> {
-        self.in_parts(org, &self.scripts.apply_limits, changes, |args, change| {
+        // Part of this process's rebuild, when there is one.
+        let token = self.known.with(org, |of| of.token.clone());
+        self.in_parts(org, &token, &self.scripts.apply_limits, changes, |args, change| {
             args.with(change.budget.bare()).with(change.revision).limits(change.limits.as_ref())
         })
         .await
@@ -391,14 +403,16 @@ impl Ledger for RedisLedger {
     }
 
     async fn load(&self, org: OrgId, settled: &[(CounterKey, Nanos)]) -> Result<(), LedgerUnavailable> {
-        self.in_parts(org, &self.scripts.load, settled, |args, (counter, nanos)| {
+        let token = self.rebuilding(org)?;
+        self.in_parts(org, &token, &self.scripts.load, settled, |args, (counter, nanos)| {
             args.with(counter.budget.bare()).with(slot(counter)).with(rebuild::in_range(*nanos))
         })
         .await
     }
 
     async fn load_sessions(&self, org: OrgId, sessions: &[SessionSpend]) -> Result<(), LedgerUnavailable> {
-        self.in_parts(org, &self.scripts.load_sessions, sessions, |args, spend| {
+        let token = self.rebuilding(org)?;
+        self.in_parts(org, &token, &self.scripts.load_sessions, sessions, |args, spend| {
             args.with(spend.budget.bare())
                 .with(spend.generation)
                 .with(&*spend.session)
@@ -421,7 +435,8 @@ impl Ledger for RedisLedger {
     }
 
     async fn restore_done(&self, org: OrgId, ids: &[AttemptId]) -> Result<(), LedgerUnavailable> {
-        self.in_parts(org, &self.scripts.restore_done, ids, |args, id| args.with(id.bare())).await
+        let token = self.rebuilding(org)?;
+        self.in_parts(org, &token, &self.scripts.restore_done, ids, |args, id| args.with(id.bare())).await
     }
 
     async fn finish_rebuild(&self, org: OrgId) -> Result<(), LedgerUnavailable> {

@@ -29,6 +29,7 @@ impl RedisLedger {
             "begun" => {
                 self.known.with(org, |of| {
                     of.token = token;
+                    of.taken = false;
                     of.received.clear();
                 });
                 self.clear(org).await?;
@@ -67,11 +68,11 @@ impl RedisLedger {
     }
 
     pub(super) async fn finish(&self, org: OrgId) -> Result<(), Failure> {
+        let token = self.rebuilding(org)?;
         // Before it is whole, so that no hold is out of a sweep's sight.
         let (key, member) = (format!("{}:orgs", self.prefix), org.bare());
         let mut add = redis::cmd("SADD");
         self.link.ask(&key, add.arg(&key).arg(member)).await?;
-        let token = self.known.with(org, |of| of.token.clone());
         if token.is_empty() {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::{Figures, Row};
 
 impl Row {
-    fn cpu_us(&self) -> f64 {
+    pub(super) fn cpu_us(&self) -> f64 {
         self.envoy_us + self.ours_us
     }
 }

@@ -9,8 +9,8 @@ use nullspend_e2e::bench::{Settings, freeze, run};
 /// Measures the four arms and prints the ratios.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// Measured seconds of each arm in each scenario, after a warm-up of a quarter of it.
-    #[arg(long, default_value_t = 8)]
+    /// Measured seconds of each arm in each scenario, in five rounds, each after a warm-up of a quarter of it.
+    #[arg(long, default_value_t = 10)]
     seconds: u64,
     /// Freeze and lift this often instead.
     #[arg(long)]
