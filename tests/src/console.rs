@@ -88,10 +88,17 @@ impl Console {
             .await
     }
 
-    /// The budget as it stands.
+    /// The budget as it stands. Just after an outage a control plane asks its ledger once a second only: that is waited for.
     pub async fn budget_now(&self, budget: &Value) -> Value {
+        eventually("an answer of the ledger", async || self.budget_if_known(budget).await).await
+    }
+
+    /// `None` while the ledger does not answer.
+    async fn budget_if_known(&self, budget: &Value) -> Option<Value> {
         let path = format!("/api/budgets/{}", budget["id"].as_str().expect("a budget's id"));
-        self.api(&self.owner, Method::GET, &path, Value::Null).await.expect_status(200).json()["data"].clone()
+        let reply = self.api(&self.owner, Method::GET, &path, Value::Null).await;
+        let unknown = reply.status.as_u16() == 503 && reply.code() == "service_unavailable";
+        (!unknown).then(|| reply.expect_status(200).json()["data"].clone())
     }
 
     /// All cost events, newest first, through every page.
