@@ -21,7 +21,9 @@ use nullspend_ext_proc::{DataPlane, Join, Listener, lease::LeaseConfig, report::
 use nullspend_ledger::{MemoryLedger, RedisConfig, RedisLedger};
 use secrecy::SecretString;
 use tokio::task::JoinSet;
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 
 use crate::{
     address::{self, Address},
@@ -172,7 +174,15 @@ impl Serving {
         let (listener, plane, stop) = (at.bind().await?, Arc::clone(plane), self.stop_internal.clone());
         let join = join_token.map(JoinCheck::token).unwrap_or_default();
         self.tasks.spawn(async move {
-            let served = with_listener!(listener, |bound| plane.serve_internal(bound, join, stop).await);
+            let served = match listener {
+                Listener::Unix(bound) => {
+                    plane.serve_internal(UnixListenerStream::new(bound), join, stop).await
+                }
+                Listener::Tcp(bound) => {
+                    let bound = TcpIncoming::from(bound).with_nodelay(Some(true));
+                    plane.serve_internal(bound, join, stop).await
+                }
+            };
             served.context("serve data planes")
         });
         Ok(())

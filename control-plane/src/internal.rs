@@ -76,7 +76,7 @@ impl DataPlaneService for DataPlanes {
         request: Request<ConfirmPolicyRequest>,
     ) -> Result<Response<ConfirmPolicyResponse>, Status> {
         let request = request.into_inner();
-        self.app.data_planes().confirm(&request.dataplane_id, request.revision);
+        self.app.data_planes().confirm(&request.dataplane_id, &request.history_id, request.revision);
         Ok(Response::new(ConfirmPolicyResponse {}))
     }
 
@@ -163,7 +163,7 @@ impl DataPlanes {
         let came = store.dataplane_came(&request.dataplane_id, self.app.clock().now_ms());
         self.asked("a data plane could not be noted", came).await?;
         // What it goes on from may not be on its disk: it enforces nothing until it confirms.
-        let _connection = self.app.data_planes().connect(&request.dataplane_id);
+        let connection = self.app.data_planes().connect(&request.dataplane_id);
         self.asked("a data plane could not be told of", self.app.data_plane_came()).await?;
         let (mut revision, mut history) = (request.resume_revision, request.history_id.clone());
         let (mut first, mut told) = (true, Vec::new());
@@ -178,6 +178,7 @@ impl DataPlanes {
                 };
                 let delta = self.asked("policy could not be read", delta).await?;
                 (revision, history) = (delta.revision, delta.history_id.clone());
+                connection.sends(&history, revision, whole);
                 self.metrics.policy_revision.set(revision);
                 if sender.send(Ok(message(delta, &rebuilds))).await.is_err() {
                     return Ok(());

@@ -1,14 +1,21 @@
 //! The control plane put together: what the program builds, starts and stops.
 
-use std::{fmt, num::NonZeroU32, path::PathBuf, sync::Arc};
+use std::{fmt, num::NonZeroU32, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::serve::Listener;
+use futures::{Stream, TryFutureExt as _};
 use nullspend_core::{clock::Clock, id::Ids, ledger::Ledger, price::Catalogue};
 use nullspend_proto::internal::data_plane_service_server::DataPlaneServiceServer;
 use secrecy::SecretString;
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
-use tonic::service::{Routes, interceptor::InterceptedService};
+use tonic::{
+    service::interceptor::InterceptedService,
+    transport::{Server, server::Connected},
+};
 
 use crate::{
     Api,
@@ -31,6 +38,9 @@ use crate::{
 
 /// Largest batch of records or policy snapshot between the planes.
 const MAX_INTERNAL_MESSAGE: usize = 64 * 1024 * 1024;
+/// A data plane whose host is gone must not count as one that only does not confirm: it is asked for a sign of life so
+/// often, and given up after as long without one.
+const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
 /// What the control plane needs to know.
 #[derive(Clone, Debug)]
@@ -228,6 +238,10 @@ impl ControlPlane {
     pub async fn follow_ledger(&self, stop: CancellationToken) {
         let looking = ledger_jobs::look(&self.app, &self.metrics);
         let _ = stop.run_until_cancelled(Box::pin(looking)).await;
+        if let Err(error) = self.app.give_rebuilds_back().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::debug!(error, "rebuilds that this control plane claimed wait until its claim is over");
+        }
     }
 
     /// Compares the ledger with the store until `stop`.
@@ -287,29 +301,29 @@ impl ControlPlane {
     ///
     /// # Errors
     /// When the listener fails for good.
-    pub async fn serve_internal<L>(
+    pub async fn serve_internal<S, Io>(
         &self,
-        listener: L,
+        incoming: S,
         join: JoinCheck,
         stop: CancellationToken,
     ) -> std::io::Result<()>
     where
-        L: Listener,
-        L::Addr: fmt::Debug,
+        S: Stream<Item = std::io::Result<Io>>,
+        Io: AsyncRead + AsyncWrite + Connected + Send + Unpin + 'static,
     {
         let service = DataPlanes::new(Arc::clone(&self.app), Arc::clone(&self.metrics), stop.clone());
         let service = DataPlaneServiceServer::new(service)
             .max_decoding_message_size(MAX_INTERNAL_MESSAGE)
             .max_encoding_message_size(MAX_INTERNAL_MESSAGE);
-        let router = Routes::new(InterceptedService::new(service, join)).into_axum_router();
         let mut jobs = JoinSet::new();
         let app = Arc::clone(&self.app);
         jobs.spawn(async move { app.keep_telling_enforced().await });
-        let served = server::until(
-            axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()),
-            stop,
-        )
-        .await;
+        let serving = Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE))
+            .add_service(InterceptedService::new(service, join))
+            .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
+        let served = server::until(Box::pin(serving.map_err(std::io::Error::other)), stop).await;
         jobs.shutdown().await;
         if let Err(error) = self.app.forget_enforced().await {
             let error = &error as &dyn std::error::Error;

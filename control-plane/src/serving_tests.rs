@@ -18,6 +18,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{UnixListener, UnixStream},
 };
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic_health::pb::health_client::HealthClient;
@@ -75,7 +76,7 @@ impl World {
         tokio::spawn(async move {
             tokio::try_join!(
                 plane.serve_public(public, stop.clone()),
-                plane.serve_internal(internal, JoinCheck::default(), stop.clone()),
+                plane.serve_internal(UnixListenerStream::new(internal), JoinCheck::default(), stop.clone()),
                 plane.serve_admin(admin, stop),
             )
         });
@@ -233,6 +234,32 @@ async fn data_planes_follow_policy() {
     assert!(soon(foreign.message()).await.unwrap().unwrap().snapshot);
     world.stop.cancel();
     assert!(soon(watch.message()).await.unwrap().is_none(), "streams end with the server");
+}
+
+#[tokio::test]
+async fn a_data_plane_whose_host_is_gone_is_not_waited_for() {
+    let world = World::new().await;
+    let planes = world.plane.app().data_planes();
+    let socket = format!("unix://{}", world.dir.path().join("internal").display());
+    // A runtime that nobody drives any more is a host without power: its sockets stay open, and nothing answers.
+    let vanish = move || {
+        let host = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let watch = host.block_on(async {
+            let channel = tonic::transport::Endpoint::try_from(socket).unwrap().connect().await.unwrap();
+            let request = WatchRequest { dataplane_id: "gone".to_owned(), ..WatchRequest::default() };
+            let mut watch = DataPlaneServiceClient::new(channel).watch(request).await.unwrap().into_inner();
+            watch.message().await.unwrap().unwrap();
+            watch
+        });
+        (host, watch)
+    };
+    let (host, watch) = tokio::task::spawn_blocking(vanish).await.unwrap();
+    assert_eq!(planes.all_enforce(), Some(0), "it follows and has confirmed nothing");
+    let mut changes = planes.changes();
+    let gone = changes.wait_for(|_| planes.all_enforce().is_none());
+    tokio::time::timeout(Duration::from_secs(60), gone).await.expect("noticed").unwrap();
+    drop(watch);
+    host.shutdown_background();
 }
 
 #[tokio::test]

@@ -21,9 +21,9 @@ use nullspend_core::{
     policy::Policy,
 };
 use tokio::sync::Semaphore;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::Server;
+use tonic::transport::{Server, server::TcpIncoming};
 
 use crate::{
     admin,
@@ -264,7 +264,6 @@ impl DataPlane {
             .max_concurrent_streams(STREAMS_MAX)
             .http2_max_pending_accept_reset_streams(Some(STREAMS_MAX as usize))
             .http2_max_local_error_reset_streams(Some(STREAMS_MAX as usize))
-            .tcp_nodelay(true)
             .add_service(service);
         let stopped = stop.clone().cancelled_owned();
         let serving = async {
@@ -273,7 +272,8 @@ impl DataPlane {
                     serving.serve_with_incoming_shutdown(UnixListenerStream::new(unix), stopped).await
                 }
                 Listener::Tcp(tcp) => {
-                    serving.serve_with_incoming_shutdown(TcpListenerStream::new(tcp), stopped).await
+                    let prompt = TcpIncoming::from(tcp).with_nodelay(Some(true));
+                    serving.serve_with_incoming_shutdown(prompt, stopped).await
                 }
             }
         };

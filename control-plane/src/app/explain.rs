@@ -20,6 +20,8 @@ pub(crate) use words::is_alias;
 
 /// How long the record of a call is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How soon after new records, which may be of other calls.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// What is to be explained.
 #[derive(Clone, Debug)]
@@ -125,6 +127,8 @@ impl App {
                 }
                 // The sender lives as long as this does.
                 let _ = records.changed().await;
+                // Busy data planes report all the time: those records are looked through together.
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
         match tokio::time::timeout(PATIENCE, found).await {

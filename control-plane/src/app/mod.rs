@@ -54,12 +54,10 @@ pub struct App {
     ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn Ids>,
-    /// Who this control plane is to others, for as long as it runs.
-    name: String,
     policy_changed: watch::Sender<u64>,
     records: watch::Sender<u64>,
     data_planes: Arc<ConnectedPlanes>,
-    /// Who this process is to the control planes beside it.
+    /// Who this process is to the control planes beside it, for as long as it runs.
     id: String,
     /// What they were told that its data planes enforce.
     told_enforced: Mutex<Option<u64>>,
@@ -84,7 +82,6 @@ impl App {
     pub fn new(store: Store, ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, ids: Arc<dyn Ids>) -> Self {
         let id = ids.v4().hyphenated().to_string();
         Self {
-            name: ids.v4().to_string(),
             store,
             ledger,
             clock,
@@ -100,6 +97,12 @@ impl App {
             looking: tokio::sync::Notify::new(),
             crossings: Counter::default(),
         }
+    }
+
+    /// Who this control plane is to those beside it.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Counts the thresholds that budgets reach.

@@ -24,6 +24,9 @@ struct Planes {
 #[derive(Debug)]
 struct Plane {
     dataplane_id: String,
+    history_id: String,
+    /// The newest revision that this stream sent it.
+    sent: u64,
     enforces: u64,
 }
 
@@ -32,6 +35,23 @@ struct Plane {
 pub struct Connection {
     planes: Arc<ConnectedPlanes>,
     stream: u64,
+}
+
+impl Connection {
+    /// Policy of this history, up to `revision`, is sent next; `whole`: it replaces all that was sent before. A database that
+    /// was put back to an older state counts revisions once more, and what was enforced of the first ones counts no more.
+    pub fn sends(&self, history_id: &str, revision: u64, whole: bool) {
+        let mut planes = self.planes.lock();
+        if let Some(plane) = planes.by_stream.get_mut(&self.stream) {
+            if whole || plane.history_id != history_id {
+                history_id.clone_into(&mut plane.history_id);
+                plane.enforces = 0;
+            }
+            plane.sent = revision;
+        }
+        drop(planes);
+        self.planes.wake();
+    }
 }
 
 impl Drop for Connection {
@@ -56,14 +76,17 @@ impl ConnectedPlanes {
         let mut planes = self.lock();
         planes.next += 1;
         let stream = planes.next;
-        planes.by_stream.insert(stream, Plane { dataplane_id: dataplane_id.to_owned(), enforces: 0 });
+        let plane =
+            Plane { dataplane_id: dataplane_id.to_owned(), history_id: String::new(), sent: 0, enforces: 0 };
+        planes.by_stream.insert(stream, plane);
         Connection { planes: Arc::clone(self), stream }
     }
 
-    /// A data plane says what it enforces.
-    pub fn confirm(&self, dataplane_id: &str, revision: u64) {
+    /// A data plane says what it enforces. What its stream has not sent it is of the past of another database.
+    pub fn confirm(&self, dataplane_id: &str, history_id: &str, revision: u64) {
         let mut planes = self.lock();
-        for plane in planes.by_stream.values_mut().filter(|plane| plane.dataplane_id == dataplane_id) {
+        let told = planes.by_stream.values_mut().filter(|plane| plane.dataplane_id == dataplane_id);
+        for plane in told.filter(|plane| plane.history_id == history_id && revision <= plane.sent) {
             plane.enforces = plane.enforces.max(revision);
         }
         drop(planes);
@@ -105,16 +128,40 @@ mod tests {
         let planes = Arc::new(ConnectedPlanes::default());
         assert!(enforced(&planes, 9) && planes.all_enforce().is_none(), "nobody is connected");
         let (first, second) = (planes.connect("a"), planes.connect("b"));
-        planes.confirm("a", 3);
+        first.sends("h", 3, true);
+        second.sends("h", 4, true);
+        planes.confirm("a", "h", 3);
         assert!(!enforced(&planes, 3), "who has only just come enforces nothing that is known");
-        planes.confirm("b", 3);
+        planes.confirm("b", "h", 3);
         assert!(enforced(&planes, 3));
-        planes.confirm("a", 2);
+        planes.confirm("a", "h", 2);
         assert_eq!(planes.all_enforce(), Some(3), "confirmations never go back");
         assert!(!enforced(&planes, 4));
         drop(first);
-        planes.confirm("b", 4);
+        planes.confirm("b", "h", 4);
         assert!(enforced(&planes, 4), "who left is not waited for");
         drop(second);
+    }
+
+    #[test]
+    fn what_was_enforced_of_a_database_put_back_or_replaced_counts_no_more() {
+        let planes = Arc::new(ConnectedPlanes::default());
+        let plane = planes.connect("a");
+        plane.sends("h", 9, true);
+        planes.confirm("a", "h", 9);
+        plane.sends("h", 7, true);
+        assert!(!enforced(&planes, 7), "revision 7 is another one now");
+        planes.confirm("a", "h", 9);
+        assert!(!enforced(&planes, 7), "said before it heard of that");
+        planes.confirm("a", "h", 7);
+        assert!(enforced(&planes, 7) && !enforced(&planes, 8));
+        plane.sends("h", 8, false);
+        planes.confirm("a", "h", 8);
+        assert!(enforced(&planes, 8));
+        plane.sends("another", 20, true);
+        planes.confirm("a", "h", 8);
+        assert!(!enforced(&planes, 1), "of a history that is over");
+        planes.confirm("a", "another", 20);
+        assert!(enforced(&planes, 20));
     }
 }

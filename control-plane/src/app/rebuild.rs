@@ -11,6 +11,7 @@ use nullspend_core::{
     ledger::{Reserve, ReserveOutcome, Restored, SESSION_IDLE_MS},
 };
 use nullspend_proto::internal::DeliverRequest;
+use tokio::time::Instant;
 
 use super::{App, AppError};
 use crate::store::{BooksSince, LapsedRecord, RebuildRecord, UnderWay};
@@ -23,7 +24,7 @@ const ENDED_MS: i64 = 24 * 60 * 60 * 1000;
 /// The lease that a restored hold gets, before its owner renews it.
 const LEASE_MS: i64 = 60_000;
 /// How long nobody else makes books again after the one who claimed it was heard of.
-const CLAIM_MS: i64 = 10_000;
+const CLAIM: Duration = Duration::from_secs(10);
 /// How often a claim is renewed.
 const RENEW_EVERY: Duration = Duration::from_secs(1);
 
@@ -99,10 +100,10 @@ impl App {
     /// Books that were being opened are lost: they never opened, or opened and are lost once more. Calls may have begun in
     /// between, so every data plane is asked again; not while another control plane is still at it.
     async fn begin_afresh(&self, rebuild: &RebuildRecord, looked: &mut Looked) -> Result<(), AppError> {
-        if self.claim(rebuild, CLAIM_MS).await? {
+        if self.claim(rebuild, CLAIM).await? {
             let id = self.ids.v4().to_string();
             self.store.begin_rebuild_anew(&rebuild.id, &id, false).await?;
-            self.claim(rebuild, 0).await?;
+            self.claim(rebuild, Duration::ZERO).await?;
             self.wake_watchers();
         }
         looked.unseen += 1;
@@ -111,7 +112,7 @@ impl App {
 
     /// False when another control plane makes the books again, or has.
     async fn finish_rebuild(&self, rebuild: &RebuildRecord) -> Result<bool, AppError> {
-        if !self.claim(rebuild, CLAIM_MS).await? {
+        if !self.claim(rebuild, CLAIM).await? {
             return Ok(false);
         }
         // A claim that is lost ends the work: whoever took it over has begun anew.
@@ -123,26 +124,34 @@ impl App {
         };
         if filled.is_err() {
             // Another one may reach what this one does not; if not told, it waits until the claim is over.
-            let _ = self.claim(rebuild, 0).await;
+            let _ = self.claim(rebuild, Duration::ZERO).await;
         }
         filled
     }
 
-    async fn claim(&self, rebuild: &RebuildRecord, for_ms: i64) -> Result<bool, AppError> {
-        let now_ms = self.clock.now_ms();
-        Ok(self.store.claim_rebuild(rebuild.org, &self.name, now_ms, now_ms + for_ms).await?)
+    async fn claim(&self, rebuild: &RebuildRecord, so_long: Duration) -> Result<bool, AppError> {
+        let so_long_ms = i64::try_from(so_long.as_millis()).unwrap_or(i64::MAX);
+        Ok(self.store.claim_rebuild(rebuild.org, &self.id, so_long_ms).await?)
+    }
+
+    /// Gives back what this control plane has claimed, since it ends: another one need not wait for the claim to be over.
+    ///
+    /// # Errors
+    /// When the store does not answer.
+    pub async fn give_rebuilds_back(&self) -> Result<(), AppError> {
+        Ok(self.store.give_rebuilds_back(&self.id).await?)
     }
 
     /// Renews a claim until somebody else has it, or it ended unrenewed.
     async fn keep_claim(&self, rebuild: &RebuildRecord) -> Result<bool, AppError> {
-        let mut renewed_at_ms = self.clock.now_ms();
+        let mut renewed = Instant::now();
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
-            let at_ms = self.clock.now_ms();
-            match self.claim(rebuild, CLAIM_MS).await {
-                Ok(true) => renewed_at_ms = at_ms,
+            let asked = Instant::now();
+            match self.claim(rebuild, CLAIM).await {
+                Ok(true) => renewed = asked,
                 Ok(false) => return Ok(false),
-                Err(error) if at_ms - renewed_at_ms >= CLAIM_MS => return Err(error),
+                Err(error) if renewed.elapsed() >= CLAIM => return Err(error),
                 // A database that is busy with the reports that waited for it need not end the work.
                 Err(error) => tracing::debug!(%error, "a claim could not be renewed yet"),
             }

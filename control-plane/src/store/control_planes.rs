@@ -5,21 +5,8 @@
 use super::{
     Store,
     error::{During, StoreError},
-    pool::{Pool, on_pool},
+    pool::{Pool, ServerClock, on_pool},
 };
-
-/// The database's clock in SQL, in Unix milliseconds.
-trait ServerClock {
-    const NOW_MS: &'static str;
-}
-
-impl ServerClock for sqlx::Sqlite {
-    const NOW_MS: &'static str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
-}
-
-impl ServerClock for sqlx::Postgres {
-    const NOW_MS: &'static str = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
-}
 
 impl Store {
     /// Whether several control planes may work on this database: SQLite is one machine's.

@@ -47,6 +47,19 @@ impl Tx {
     }
 }
 
+/// The database's clock in SQL, in Unix milliseconds: the one that all control planes share.
+pub(super) trait ServerClock {
+    const NOW_MS: &'static str;
+}
+
+impl ServerClock for Sqlite {
+    const NOW_MS: &'static str = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
+}
+
+impl ServerClock for Postgres {
+    const NOW_MS: &'static str = "CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000 AS BIGINT)";
+}
+
 /// Rows for statements of many rows: 64, or a smaller power of two. So seven statements serve batches of any size, the
 /// driver keeps each prepared, and 64 rows of any table here have fewer than SQLite's 32 766 parameters.
 pub(super) fn in_statements<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {

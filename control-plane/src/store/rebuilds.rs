@@ -13,7 +13,7 @@ use super::{
     Store,
     codec::Reader,
     error::{During, StoreError},
-    pool::{on_pool, on_tx},
+    pool::{ServerClock, on_pool, on_tx},
     record::{clean, under_way},
 };
 
@@ -111,31 +111,34 @@ impl Store {
         Ok(RebuildRecord { org: begun.org, id, began_at_ms, opening: opening != 0 })
     }
 
-    /// Claims an organisation's rebuild until then, or renews the claim; false when somebody else has it, or none is under
-    /// way. A claim that ends now is given back.
+    /// Claims an organisation's rebuild for so long by the database's clock, or renews the claim; false when somebody else
+    /// has it, or none is under way. A claim for no time is given back.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn claim_rebuild(
-        &self,
-        org: OrgId,
-        by: &str,
-        now_ms: i64,
-        until_ms: i64,
-    ) -> Result<bool, StoreError> {
+    pub async fn claim_rebuild(&self, org: OrgId, by: &str, for_ms: i64) -> Result<bool, StoreError> {
         on_pool!(write self.pool, |c, Db| {
-            sqlx::query(
-                "UPDATE ledger_rebuilds SET claimed_by = $2, claimed_until_ms = $4 \
-                 WHERE org_id = $1 AND (claimed_by = $2 OR claimed_until_ms <= $3)",
-            )
-            .bind(org.bare())
-            .bind(by)
-            .bind(now_ms)
-            .bind(until_ms)
-            .execute(c)
-            .await
-            .during("claim a rebuild")
-            .map(|done| done.rows_affected() > 0)
+            let mut query = sqlx::QueryBuilder::<Db>::new("UPDATE ledger_rebuilds SET claimed_by = ");
+            query.push_bind(by).push(", claimed_until_ms = ").push(Db::NOW_MS).push(" + ").push_bind(for_ms);
+            query.push(" WHERE org_id = ").push_bind(org.bare());
+            query.push(" AND (claimed_by = ").push_bind(by);
+            query.push(" OR claimed_until_ms <= ").push(Db::NOW_MS).push(")");
+            query.build().execute(c).await.during("claim a rebuild").map(|done| done.rows_affected() > 0)
+        })
+    }
+
+    /// Gives back every claim of one who ends.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn give_rebuilds_back(&self, by: &str) -> Result<(), StoreError> {
+        on_pool!(write self.pool, |c, Db| {
+            sqlx::query("UPDATE ledger_rebuilds SET claimed_until_ms = 0 WHERE claimed_by = $1")
+                .bind(by)
+                .execute(c)
+                .await
+                .during("give rebuilds back")
+                .map(drop)
         })
     }
 

@@ -24,7 +24,7 @@ use nullspend_core::{
 };
 use nullspend_ledger::MemoryLedger;
 use nullspend_proto::internal::{AttemptStub, BudgetCharge, DeliverRequest};
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{Connection, Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments};
 use tempfile::TempDir;
 use tokio::{sync::Semaphore, task::JoinHandle};
 
@@ -153,7 +153,6 @@ struct Pair {
     planes: [Arc<App>; 2],
     owner: Caller,
     ledger: Arc<Lossy>,
-    clock: Arc<ManualClock>,
     url: String,
     _dir: TempDir,
 }
@@ -177,7 +176,7 @@ impl Pair {
         let planes = [plane(), plane()];
         let keys = planes[0].bootstrap(None).await.expect("bootstrap").expect("an empty database");
         let owner = caller(&planes[0], &keys.owner_key).await;
-        Self { planes, owner, ledger, clock, url, _dir: dir }
+        Self { planes, owner, ledger, url, _dir: dir }
     }
 
     async fn look(&self, plane: usize) -> Looked {
@@ -201,6 +200,22 @@ impl Pair {
         let mut connection = SqliteConnection::connect(&self.url).await.expect("a connection");
         let claimed = sqlx::query_scalar("SELECT claimed_until_ms FROM ledger_rebuilds");
         claimed.fetch_one(&mut connection).await.expect("a rebuild")
+    }
+
+    /// As if nobody had renewed them for so long.
+    async fn end_claims(&self) {
+        self.execute(sqlx::query("UPDATE ledger_rebuilds SET claimed_until_ms = 0")).await;
+    }
+
+    /// As if it had taken them over.
+    async fn hand_claims_to(&self, plane: usize) {
+        let taken = sqlx::query("UPDATE ledger_rebuilds SET claimed_by = $1");
+        self.execute(taken.bind(self.planes[plane].id().to_owned())).await;
+    }
+
+    async fn execute(&self, statement: Query<'_, Sqlite, SqliteArguments>) {
+        let mut connection = SqliteConnection::connect(&self.url).await.expect("a connection");
+        statement.execute(&mut connection).await.expect("executed");
     }
 
     fn counts(&self) -> (usize, usize) {
@@ -246,27 +261,36 @@ async fn who_works_keeps_the_claim_and_who_dies_loses_it() {
     let pair = Pair::with_lost_books().await;
     let working = pair.first_at_work().await;
     let claimed = pair.claimed_until_ms().await;
-    pair.clock.advance_ms(claimed - NOW - 1);
     assert_eq!((pair.look(1).await.unseen, pair.counts()), (1, (1, 0)));
     until(async || pair.claimed_until_ms().await > claimed).await;
-    pair.clock.advance_ms(1);
     assert_eq!((pair.look(1).await.unseen, pair.counts()), (1, (1, 0)), "renewed");
     working.abort();
     assert!(working.await.expect_err("it died").is_cancelled());
-    let claimed = pair.claimed_until_ms().await;
     pair.ledger.may_fill.add_permits(2);
-    pair.clock.advance_ms(claimed - pair.clock.now_ms() - 1);
     assert_eq!((pair.look(1).await.unseen, pair.counts()), (1, (1, 0)), "it might come back");
-    pair.clock.advance_ms(1);
+    pair.end_claims().await;
     assert_eq!((pair.look(1).await.rebuilt, pair.counts()), (1, (2, 1)));
     assert_eq!(pair.look(0).await, Looked::default());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_stops_leaves_its_claim_to_the_other() {
+    let pair = Pair::with_lost_books().await;
+    let working = pair.first_at_work().await;
+    working.abort();
+    assert!(working.await.expect_err("it was stopped").is_cancelled());
+    pair.planes[1].give_rebuilds_back().await.expect("it has none");
+    assert_eq!((pair.look(1).await.unseen, pair.counts()), (1, (1, 0)), "not its own to give back");
+    pair.planes[0].give_rebuilds_back().await.expect("given back");
+    pair.ledger.may_fill.add_permits(2);
+    assert_eq!((pair.look(1).await.rebuilt, pair.counts()), (1, (2, 1)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_thought_dead_does_not_open_the_books_again() {
     let pair = Pair::with_lost_books().await;
     let working = pair.first_at_work().await;
-    pair.clock.advance_ms(pair.claimed_until_ms().await - NOW);
+    pair.hand_claims_to(1).await;
     let other = pair.spawn_look(1);
     until(async || pair.ledger.begun.load(Ordering::SeqCst) == 2).await;
     let late = working.await.expect("it gives way");
@@ -301,7 +325,7 @@ async fn books_that_are_lost_while_they_open_are_asked_for_afresh() {
     assert!(working.await.expect_err("it died").is_cancelled());
     // They may have opened and be lost again: what a data plane told in between does not hold what it began since.
     deliver().await;
-    pair.clock.advance_ms(pair.claimed_until_ms().await - NOW);
+    pair.end_claims().await;
     pair.ledger.may_open.add_permits(2);
     assert_eq!((pair.look(1).await.unseen, pair.counts()), (1, (1, 0)));
     assert!(!rebuild().await.opening);

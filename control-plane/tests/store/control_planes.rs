@@ -1,6 +1,6 @@
 //! What data planes enforce, as control planes tell each other.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use nullspend_control_plane::app::App;
 use nullspend_core::{clock::ManualClock, id::RandomIds};
@@ -45,15 +45,17 @@ pub async fn a_control_plane_tells_of_its_data_planes_where_others_may_be(world:
     let app = App::new(store.clone(), ledger, clock, Arc::new(RandomIds));
     let enforced = async |revision| store.enforced_elsewhere("another", revision).await.unwrap();
     let first = app.data_planes().connect("first");
-    app.data_planes().confirm("first", 4);
+    first.sends("h", 9, true);
+    app.data_planes().confirm("first", "h", 4);
     app.data_plane_came().await.unwrap();
     let alone = !store.is_shared();
     assert_eq!((enforced(4).await, enforced(5).await), (true, alone));
     let second = app.data_planes().connect("second");
-    app.data_planes().confirm("second", 2);
+    second.sends("h", 9, true);
+    app.data_planes().confirm("second", "h", 2);
     app.data_plane_came().await.unwrap();
     assert_eq!((enforced(2).await, enforced(4).await), (true, alone), "the one that is behind counts");
-    app.data_planes().confirm("second", 4);
+    app.data_planes().confirm("second", "h", 4);
     app.data_plane_came().await.unwrap();
     assert_eq!((enforced(4).await, enforced(5).await), (true, alone));
     app.forget_enforced().await.unwrap();
@@ -62,4 +64,32 @@ pub async fn a_control_plane_tells_of_its_data_planes_where_others_may_be(world:
     drop((first, second));
     app.data_plane_came().await.unwrap();
     assert!(enforced(5).await, "nobody follows it");
+}
+
+pub async fn a_lease_is_renewed_while_one_data_plane_hangs_and_another_goes_on(world: World) {
+    let store = &world.store;
+    let clock = Arc::new(ManualClock::at(NOW));
+    let ledger = Arc::new(MemoryLedger::new(clock.clone()));
+    let app = App::new(store.clone(), ledger, clock, Arc::new(RandomIds));
+    let (hanging, busy) = (app.data_planes().connect("hanging"), app.data_planes().connect("busy"));
+    busy.sends("h", u64::MAX, true);
+    let told = async {
+        let mut revision = 1;
+        let mut renewed = async || {
+            while store.is_shared() && store.enforced_elsewhere("another", 1).await.unwrap() {
+                app.data_planes().confirm("busy", "h", revision);
+                revision += 1;
+            }
+        };
+        renewed().await;
+        // As if its lease were over: only a renewal brings it back, since what is enforced in all does not change.
+        store.forget_enforced(app.id()).await.unwrap();
+        renewed().await;
+    };
+    tokio::select! {
+        () = app.keep_telling_enforced() => unreachable!("it never ends"),
+        told = tokio::time::timeout(Duration::from_secs(30), told) => told.expect("renewed"),
+    }
+    assert_eq!(app.data_planes().all_enforce(), Some(0), "one hangs");
+    drop((hanging, busy));
 }

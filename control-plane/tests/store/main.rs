@@ -52,6 +52,7 @@ suite! {
     calls::stale_calls_give_way,
     control_planes::a_change_waits_for_the_data_planes_of_other_control_planes,
     control_planes::a_control_plane_tells_of_its_data_planes_where_others_may_be,
+    control_planes::a_lease_is_renewed_while_one_data_plane_hangs_and_another_goes_on,
     control_planes::a_control_plane_that_is_not_heard_of_is_not_waited_for,
     freezes::a_freeze_is_policy_until_it_is_lifted,
     freezes::a_thing_is_frozen_once_and_there_is_an_end_to_them,

@@ -1,5 +1,7 @@
 //! What a rebuild of the ledger is made from, and whom it waits for.
 
+use std::time::Duration;
+
 use nullspend_control_plane::store::{BooksSince, RebuildRecord};
 use nullspend_core::{
     id::{AttemptId, OrgId},
@@ -12,6 +14,9 @@ use crate::{
     administration::live_budget,
     world::{NOW, SINCE, World, attempt, closed, records},
 };
+
+/// Longer than any test.
+const LONG_MS: i64 = 600_000;
 
 fn rebuild(org: OrgId, id: &str) -> RebuildRecord {
     RebuildRecord { org, id: id.to_owned(), began_at_ms: NOW, opening: false }
@@ -63,42 +68,41 @@ pub async fn a_rebuild_waits_for_everyone_who_may_have_work(world: World) {
 
 pub async fn a_rebuild_is_one_control_planes_at_a_time(world: World) {
     let (org, other, store) = (OrgId(Uuid::from_u128(7)), OrgId(Uuid::from_u128(8)), &world.store);
-    let claim = async |org, by: &str, now_ms, until_ms| {
-        store.claim_rebuild(org, by, NOW + now_ms, NOW + until_ms).await.unwrap()
-    };
-    assert!(!claim(org, "a", 0, 100).await, "none is under way");
+    let claim = async |org, by: &str, for_ms| store.claim_rebuild(org, by, for_ms).await.unwrap();
+    assert!(!claim(org, "a", LONG_MS).await, "none is under way");
     for (org, id) in [(org, "r1"), (other, "r2")] {
         store.begin_rebuild(&rebuild(org, id)).await.unwrap();
     }
     let rivals: Vec<String> = (0..8).map(|n| format!("rival {n}")).collect();
-    let claims = rivals.iter().map(|rival| claim(org, rival, 0, 100));
+    let claims = rivals.iter().map(|rival| claim(org, rival, LONG_MS));
     let won = futures::future::join_all(claims).await;
     let winners: Vec<&String> = rivals.iter().zip(won).filter(|(_, won)| *won).map(|(by, _)| by).collect();
     let [winner] = winners[..] else { panic!("{winners:?}") };
-    assert!(claim(other, "b", 0, 100).await, "another organisation's");
-    assert!(claim(org, winner, 50, 150).await, "renewed");
-    assert!(!claim(org, "b", 149, 300).await);
-    assert!(claim(org, "b", 150, 300).await, "who is silent for so long is dead");
-    assert!(!claim(org, winner, 160, 300).await);
-    assert!(claim(org, "b", 170, 170).await);
-    assert!(claim(org, winner, 170, 300).await, "given back");
+    assert!(claim(other, "b", LONG_MS).await, "another organisation's");
+    assert!(claim(org, winner, LONG_MS).await, "renewed");
+    assert!(!claim(org, "b", LONG_MS).await);
+    assert!(claim(org, winner, 1).await);
+    // Who is silent for so long, by the database's clock, is dead.
+    let taken_over = async { while !claim(org, "b", LONG_MS).await {} };
+    tokio::time::timeout(Duration::from_secs(10), taken_over).await.expect("a claim of a millisecond ends");
+    assert!(!claim(org, winner, LONG_MS).await);
+    assert!(claim(org, "b", 0).await && claim(org, winner, LONG_MS).await, "given back");
+    store.give_rebuilds_back("b").await.unwrap();
+    assert!(claim(other, "c", LONG_MS).await && !claim(org, "c", LONG_MS).await, "b's, and no other's");
 }
 
 pub async fn a_rebuild_that_begins_anew_has_nothing_delivered(world: World) {
     let (org, store) = (OrgId(Uuid::from_u128(7)), &world.store);
     store.dataplane_came("a", NOW).await.unwrap();
     store.begin_rebuild(&rebuild(org, "r1")).await.unwrap();
-    assert!(store.claim_rebuild(org, "x", NOW, NOW + 100).await.unwrap());
+    assert!(store.claim_rebuild(org, "x", LONG_MS).await.unwrap());
     assert!(store.keep_delivery(&delivery("r1", "a", Vec::new())).await.unwrap());
     assert!(store.begin_rebuild_anew("r1", "r2", true).await.unwrap());
     let opening = RebuildRecord { opening: true, ..rebuild(org, "r2") };
     assert_eq!(store.list_rebuilds().await.unwrap(), std::slice::from_ref(&opening));
     assert_eq!(store.begin_rebuild(&rebuild(org, "r9")).await.unwrap(), opening);
     assert_eq!(store.awaited_dataplanes("r2").await.unwrap(), ["a"]);
-    assert!(
-        !store.claim_rebuild(org, "y", NOW, NOW + 100).await.unwrap(),
-        "it is who claimed it that begins anew"
-    );
+    assert!(!store.claim_rebuild(org, "y", LONG_MS).await.unwrap(), "it is who claimed it that begins anew");
     assert!(!store.begin_rebuild_anew("r1", "r3", true).await.unwrap(), "that one is over");
     assert!(!store.keep_delivery(&delivery("r1", "a", Vec::new())).await.unwrap());
 }
