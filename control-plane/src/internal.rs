@@ -142,6 +142,7 @@ impl DataPlanes {
         self.metrics.reported_records.inc_by(batch.records.len() as u64);
         if report.quarantined > 0 {
             let (dataplane, count) = (&batch.dataplane_id, report.quarantined);
+            self.metrics.quarantined_records.inc_by(i64::try_from(count).unwrap_or(i64::MAX));
             tracing::error!(
                 dataplane,
                 count,

@@ -23,10 +23,10 @@ const SESSIONS_KEPT_MS: i64 = 7 * SESSION_IDLE_MS;
 /// Rows deleted at once: small, so that SQLite's one writer is never held long.
 const CHUNK: i64 = 500;
 
-/// Deletes remembered answers and denials that are too old, until `stop`.
+/// Deletes remembered answers and denials that are too old, and counts what is set aside, until `stop`.
 pub(crate) async fn housekeeping(app: Arc<App>, metrics: Arc<Metrics>, stop: CancellationToken) {
     loop {
-        if let Err(error) = purge(&app).await {
+        if let Err(error) = keep_house(&app, &metrics).await {
             metrics.store_errors.inc();
             tracing::warn!(error = &error as &dyn std::error::Error, "old rows could not be deleted");
         }
@@ -37,8 +37,9 @@ pub(crate) async fn housekeeping(app: Arc<App>, metrics: Arc<Metrics>, stop: Can
     }
 }
 
-async fn purge(app: &App) -> Result<(), StoreError> {
+async fn keep_house(app: &App, metrics: &Metrics) -> Result<(), StoreError> {
     let (store, now_ms) = (app.store(), app.clock().now_ms());
+    metrics.quarantined_records.set(store.quarantine_depth().await?);
     while store.purge_idempotency(now_ms - IDEMPOTENCY_KEPT_MS, CHUNK).await? > 0 {}
     while store.purge_sessions(now_ms - SESSIONS_KEPT_MS, CHUNK).await? > 0 {}
     while store.purge_denials(now_ms - DENIALS_KEPT_MS, CHUNK).await? > 0 {}

@@ -22,6 +22,8 @@ pub struct Metrics {
     requests: Family<RequestLabels, Counter>,
     /// Records of data planes made durable.
     pub reported_records: Counter,
+    /// Records that could not be taken in and are set aside in the quarantine table.
+    pub quarantined_records: Gauge,
     /// Store operations that failed.
     pub store_errors: Counter,
     /// Thresholds that budgets have reached.
@@ -64,6 +66,12 @@ impl Default for Metrics {
             "Records of data planes made durable",
             reported_records.clone(),
         );
+        let quarantined_records = Gauge::default();
+        registry.register(
+            "quarantined_records",
+            "Records that could not be taken in and are set aside in the quarantine table",
+            quarantined_records.clone(),
+        );
         registry.register("store_errors", "Store operations that failed", store_errors.clone());
         registry.register(
             "policy_revision",
@@ -75,6 +83,7 @@ impl Default for Metrics {
             registry,
             requests,
             reported_records,
+            quarantined_records,
             store_errors,
             thresholds,
             policy_revision,

@@ -140,6 +140,7 @@ impl ControlPlane {
         let clock = Arc::clone(&deps.clock);
         let app = App::new(store.clone(), deps.ledger, deps.clock, Arc::clone(&deps.ids));
         let app = Arc::new(app.counting(metrics.thresholds.clone()));
+        app.retry_quarantine().await;
         let backing = Arc::new(Backing { store, clock: Arc::clone(&clock), metrics: Arc::clone(&metrics) });
         let (reporter, health) = tonic_health::server::health_reporter();
         for service in

@@ -11,7 +11,7 @@ use super::{
     keys::API_VERSION,
     secret::{NewSecret, hash_key},
 };
-use crate::store::{Founding, KeyRecord};
+use crate::store::{Founding, KeyRecord, Retried};
 
 /// What an empty database was given: shown once, kept nowhere.
 #[derive(Debug)]
@@ -78,6 +78,22 @@ impl App {
         }
         self.policy_changed(self.store.policy_position().await?.revision).await;
         Ok(Some(Bootstrap { org, user, owner_key: owner.raw, agent_key: agent.raw }))
+    }
+
+    /// Takes in records that an earlier version, or the database as it was, could not. Before a ledger is filled from the
+    /// store, which is to know their cost. Nothing waits for it: what cannot be taken in stays set aside.
+    pub async fn retry_quarantine(&self) {
+        match self.store.retry_quarantine(self.clock.now_ms()).await {
+            Ok(Retried { taken: 0, .. }) => {}
+            Ok(Retried { taken, crossed }) => {
+                tracing::info!(taken, "records that had been set aside were taken in");
+                self.crossed(&crossed);
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "records that are set aside could not be tried again");
+            }
+        }
     }
 
     /// Whether the control plane and its database answer.

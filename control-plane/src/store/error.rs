@@ -5,7 +5,8 @@ use sqlx::error::DatabaseError;
 /// A failed store operation. Never a domain answer: "not found" and "already there" are values.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database did not answer, is busy, or is full. The same call may succeed later.
+    /// The database did not answer, is full, or is not as it should be: the fault is its own, or of how it is run. The same
+    /// call may succeed later.
     #[error("{op}: the database is unavailable")]
     Unavailable {
         /// The operation.
@@ -23,7 +24,7 @@ pub enum StoreError {
         #[source]
         source: Option<sqlx::Error>,
     },
-    /// The database refused the statement or the data.
+    /// The database refused the data.
     #[error("{op}: the database refused it")]
     Refused {
         /// The operation.
@@ -50,16 +51,15 @@ impl StoreError {
             sqlx::Error::Database(error) if is_contention(error.as_ref()) => {
                 Self::Conflict { op, source: Some(source) }
             }
-            sqlx::Error::Database(error) if is_outage(error.as_ref()) => Self::Unavailable { op, source },
-            sqlx::Error::Io(_)
-            | sqlx::Error::Tls(_)
-            | sqlx::Error::PoolTimedOut
-            | sqlx::Error::PoolClosed
-            | sqlx::Error::WorkerCrashed => Self::Unavailable { op, source },
-            sqlx::Error::ColumnDecode { .. } | sqlx::Error::ColumnNotFound(_) | sqlx::Error::Decode(_) => {
-                Self::Inconsistent { op, what: source.to_string() }
-            }
-            _ => Self::Refused { op, source },
+            sqlx::Error::Database(error) if is_of_the_data(error.as_ref()) => Self::Refused { op, source },
+            sqlx::Error::Encode(_) => Self::Refused { op, source },
+            sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::Decode(_)
+            | sqlx::Error::RowNotFound => Self::Inconsistent { op, what: source.to_string() },
+            // What nobody thought of is no reason to give data up: a database that is read-only after a failover, a pooler
+            // that lost a prepared statement, a table that a migration has not made yet.
+            _ => Self::Unavailable { op, source },
         }
     }
 
@@ -85,12 +85,14 @@ fn is_contention(error: &dyn DatabaseError) -> bool {
     }
 }
 
-/// The database itself is in trouble: disk full, I/O error, shutting down, out of connections.
-fn is_outage(error: &dyn DatabaseError) -> bool {
+/// A value that does not fit its column, a constraint, a size: the same data is refused again, whenever it comes.
+fn is_of_the_data(error: &dyn DatabaseError) -> bool {
     let Some(code) = error.code() else { return false };
     match sqlite_primary_code(error, &code) {
-        Some(primary) => matches!(primary, 10 | 13 | 14 | 15),
-        None => ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)),
+        // SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH.
+        Some(primary) => matches!(primary, 18..=20),
+        // Data exception, integrity constraint violation, program limit exceeded.
+        None => ["22", "23", "54"].iter().any(|class| code.starts_with(class)),
     }
 }
 

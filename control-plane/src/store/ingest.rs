@@ -9,7 +9,8 @@ use super::{
     EventRecord, IngestReport, Store,
     codec::map_json,
     error::{During, StoreError},
-    pool::{Tx, in_statements, on_pool, on_tx},
+    pool::{Tx, in_statements, on_tx},
+    quarantine::Quarantined,
     record::{clean, closed_event, denial},
     trail::StoredTrail,
 };
@@ -51,25 +52,18 @@ pub struct DenialRecord {
     pub suppressed: i64,
 }
 
-/// A record set aside.
-struct Quarantined {
-    seq: u64,
-    reason: String,
-    payload: String,
-}
-
 /// A batch, understood.
 #[derive(Default)]
-struct Batch {
+pub(super) struct Batch {
     events: Vec<EventRecord>,
     denials: Vec<DenialRecord>,
     trails: Vec<StoredTrail>,
-    quarantined: Vec<Quarantined>,
+    pub(super) quarantined: Vec<Quarantined>,
     last_seq: u64,
 }
 
 impl Batch {
-    fn read(dataplane_id: &str, records: &[SequencedRecord], now_ms: i64) -> Self {
+    pub(super) fn read(dataplane_id: &str, records: &[SequencedRecord], now_ms: i64) -> Self {
         let mut batch = Self::default();
         for record in records {
             batch.last_seq = batch.last_seq.max(record.seq);
@@ -93,12 +87,6 @@ impl Batch {
             }
         }
         batch
-    }
-}
-
-impl Quarantined {
-    fn new(record: &SequencedRecord, reason: String) -> Self {
-        Self { seq: record.seq, reason, payload: hex::encode(&record.record) }
     }
 }
 
@@ -179,31 +167,11 @@ impl Store {
     ) -> Result<IngestReport, StoreError> {
         const OP: &str = "ingest records";
         let mut tx = self.pool.begin().await.during(OP)?;
-        let written = tx.write_events(batch.events).await?;
-        let denials = tx.insert_denials(&batch.denials, now_ms).await?;
-        tx.insert_trails(batch.trails).await?;
-        tx.quarantine(dataplane_id, &batch.quarantined, now_ms).await?;
-        tx.note_dataplane(dataplane_id, batch.last_seq, now_ms).await?;
+        let last_seq = batch.last_seq;
+        let report = tx.write_batch(dataplane_id, batch, now_ms).await?;
+        tx.note_dataplane(dataplane_id, last_seq, now_ms).await?;
         tx.commit().await.during(OP)?;
-        Ok(IngestReport {
-            inserted: written.inserted.len() as u64,
-            replaced: written.replaced,
-            duplicates: written.duplicates,
-            denials,
-            quarantined: batch.quarantined.len() as u64,
-            acked_seq: batch.last_seq,
-            crossed: written.crossed,
-        })
-    }
-
-    /// How many records are set aside.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn quarantine_depth(&self) -> Result<i64, StoreError> {
-        on_pool!(read self.pool, |c, Db| {
-            sqlx::query_scalar("SELECT COUNT(*) FROM quarantine").fetch_one(c).await.during("count quarantined records")
-        })
+        Ok(report)
     }
 
     /// Deletes at most `limit` denials older than `before_ms`, with their tags and trails; returns how many.
@@ -245,6 +213,28 @@ impl Store {
 }
 
 impl Tx {
+    /// Writes what a batch holds. Repeats change nothing.
+    pub(super) async fn write_batch(
+        &mut self,
+        dataplane_id: &str,
+        batch: Batch,
+        now_ms: i64,
+    ) -> Result<IngestReport, StoreError> {
+        let written = self.write_events(batch.events).await?;
+        let denials = self.insert_denials(&batch.denials, now_ms).await?;
+        self.insert_trails(batch.trails).await?;
+        self.quarantine(dataplane_id, &batch.quarantined, now_ms).await?;
+        Ok(IngestReport {
+            inserted: written.inserted.len() as u64,
+            replaced: written.replaced,
+            duplicates: written.duplicates,
+            denials,
+            quarantined: batch.quarantined.len() as u64,
+            acked_seq: batch.last_seq,
+            crossed: written.crossed,
+        })
+    }
+
     async fn insert_denials(&mut self, denials: &[DenialRecord], now_ms: i64) -> Result<u64, StoreError> {
         let mut inserted = 0;
         for some in in_statements(denials) {
@@ -276,32 +266,6 @@ impl Tx {
         }
         self.insert_tags(denials.iter().map(|denial| (denial.id, &denial.tags))).await?;
         Ok(inserted)
-    }
-
-    async fn quarantine(
-        &mut self,
-        dataplane: &str,
-        records: &[Quarantined],
-        now_ms: i64,
-    ) -> Result<(), StoreError> {
-        for record in records {
-            tracing::error!(dataplane, seq = record.seq, reason = %record.reason, "a record was set aside");
-            on_tx!(&mut *self, |c, Db| {
-                sqlx::query(
-                    "INSERT INTO quarantine (dataplane_id, seq, reason, payload, quarantined_at_ms) \
-                     VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
-                )
-                .bind(clean(dataplane))
-                .bind(i64::try_from(record.seq).unwrap_or(i64::MAX))
-                .bind(clean(&record.reason))
-                .bind(&record.payload)
-                .bind(now_ms)
-                .execute(&mut *c)
-                .await
-                .during("quarantine a record")?;
-            });
-        }
-        Ok(())
     }
 
     async fn note_dataplane(&mut self, dataplane: &str, seq: u64, now_ms: i64) -> Result<(), StoreError> {

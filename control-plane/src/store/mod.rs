@@ -26,6 +26,7 @@ mod orgs;
 mod policy;
 mod pool;
 mod prices;
+mod quarantine;
 mod rebuilds;
 mod record;
 mod rerate;
@@ -49,6 +50,7 @@ pub use model::{
 pub use open::OpenError;
 pub use orgs::Founding;
 pub use prices::{PriceRecord, StoredCatalogue};
+pub use quarantine::Retried;
 pub use rebuilds::{RebuildRecord, UnderWay};
 pub use rerate::RerateFilter;
 pub use thresholds::Crossing;

@@ -156,6 +156,52 @@ pub async fn one_refused_record_does_not_hold_back_the_rest(world: World) {
     assert_eq!(world.store.quarantine_depth().await.unwrap(), 1);
 }
 
+pub async fn a_record_that_was_set_aside_is_taken_in_once_it_can_be(world: World) {
+    let founded = world.founded().await;
+    world
+        .run(
+            "CREATE TRIGGER poison BEFORE INSERT ON cost_events WHEN NEW.model LIKE 'poison%' \
+             BEGIN SELECT RAISE(ABORT, 'no'); END",
+            "ALTER TABLE cost_events ADD CONSTRAINT poison CHECK (model NOT LIKE 'poison%')",
+        )
+        .await;
+    let budget = budget();
+    let mut batch: Vec<proto::Closed> = (0..3).map(|_| closed(&founded, attempt(), 7, &[budget])).collect();
+    batch[1].stub.as_mut().unwrap().model = "poison 1".to_owned();
+    batch[2].stub.as_mut().unwrap().model = "poison 2".to_owned();
+    let mut batch = records(batch);
+    batch.push(proto::SequencedRecord { seq: 9, record: vec![0xff].into() });
+    let report = world.store.ingest_records("dp", &batch, NOW).await.unwrap();
+    assert_eq!((report.inserted, report.quarantined), (1, 3));
+    let retry = async || world.store.retry_quarantine(NOW).await.unwrap().taken;
+    assert_eq!((retry().await, world.store.quarantine_depth().await.unwrap()), (0, 3), "nothing was mended");
+    world
+        .run(
+            "DROP TRIGGER poison; CREATE TRIGGER poison BEFORE INSERT ON cost_events WHEN NEW.model = 'poison 1' \
+             BEGIN SELECT RAISE(ABORT, 'no'); END",
+            "ALTER TABLE cost_events DROP CONSTRAINT poison, ADD CONSTRAINT poison CHECK (model <> 'poison 1')",
+        )
+        .await;
+    assert_eq!((retry().await, world.store.quarantine_depth().await.unwrap()), (1, 2), "one was");
+    assert_eq!(settled(&world, budget).await, 14);
+    assert_eq!(retry().await, 0, "and counts once");
+    assert_eq!(settled(&world, budget).await, 14);
+}
+
+pub async fn a_database_that_is_not_as_it_should_be_takes_the_records_later(world: World) {
+    let founded = world.founded().await;
+    let (gone, back) =
+        ("ALTER TABLE cost_events RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO cost_events");
+    world.run(gone, gone).await;
+    let batch = records([closed(&founded, attempt(), 7, &[])]);
+    let error = world.store.ingest_records("dp", &batch, NOW).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    world.run(back, back).await;
+    let report = world.store.ingest_records("dp", &batch, NOW).await.unwrap();
+    assert_eq!((report.inserted, report.quarantined), (1, 0));
+    assert_eq!(world.store.quarantine_depth().await.unwrap(), 0);
+}
+
 pub async fn large_batches_are_whole(world: World) {
     let founded = world.founded().await;
     let budgets: Vec<BudgetId> = (0..3).map(|_| budget()).collect();

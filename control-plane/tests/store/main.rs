@@ -63,6 +63,8 @@ suite! {
     ingest::senseless_records_are_set_aside_and_acknowledged,
     ingest::text_no_database_takes_arrives_all_the_same,
     ingest::one_refused_record_does_not_hold_back_the_rest,
+    ingest::a_record_that_was_set_aside_is_taken_in_once_it_can_be,
+    ingest::a_database_that_is_not_as_it_should_be_takes_the_records_later,
     ingest::large_batches_are_whole,
     ingest::concurrent_repeats_count_once,
     ingest::an_empty_batch_is_acknowledged,
