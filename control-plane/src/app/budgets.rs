@@ -1,5 +1,7 @@
 //! Budgets: set, read with their live balance, reset, deleted.
 
+use std::collections::HashMap;
+
 use nullspend_core::{
     id::{BudgetId, OrgId, UserId},
     ledger::{Balance, CounterKey, LimitChange, Limits, MAX_SCOPES, MAX_VELOCITY},
@@ -237,7 +239,11 @@ impl App {
         for chunk in counters.chunks(MAX_SCOPES) {
             balances.extend(self.ledger.balances(org, chunk).await?);
         }
-        let crossings = self.store.crossings(org).await?;
+        let mut crossed: HashMap<CounterKey, Vec<i32>> = HashMap::new();
+        for crossing in self.store.crossings(&counters).await? {
+            crossed.entry(crossing.counter).or_default().push(crossing.percent);
+        }
+        crossed.values_mut().for_each(|percents| percents.sort_unstable());
         let views = records.into_iter().zip(windows).zip(counters).zip(balances);
         Ok(views
             .map(|(((record, window), counter), balance)| BudgetView {
@@ -245,7 +251,7 @@ impl App {
                 window,
                 settled: balance.settled,
                 held: balance.held,
-                crossed: crossings.iter().filter(|c| c.counter == counter).map(|c| c.percent).collect(),
+                crossed: crossed.remove(&counter).unwrap_or_default(),
             })
             .collect())
     }

@@ -77,7 +77,7 @@ impl App {
     pub async fn compare_ledger(&self, patience: Duration) -> Result<Compared, AppError> {
         let mut before = Settled::new();
         for org in self.store.org_ids().await? {
-            before.extend(self.stored(org).await?);
+            before.extend(with_org(org, self.store.list_settled(org, self.clock.now_ms()).await?));
         }
         let ledger = self.caught_up(Side::Ledger, &before, patience).await?;
         let after = self.caught_up(Side::Store, &ledger, patience).await?;
@@ -120,16 +120,10 @@ impl App {
         for (org, counters) in counters {
             settled.extend(match side {
                 Side::Ledger => self.in_ledger(org, &counters).await?,
-                Side::Store => self.stored(org).await?,
+                Side::Store => with_org(org, self.store.settled_of(&counters).await?),
             });
         }
-        settled.retain(|key, _| of.contains_key(key));
         Ok(settled)
-    }
-
-    async fn stored(&self, org: OrgId) -> Result<Settled, AppError> {
-        let settled = self.store.list_settled(org, self.clock.now_ms()).await?;
-        Ok(settled.into_iter().map(|(counter, nanos)| ((org, counter), nanos)).collect())
     }
 
     /// Nothing where the books are lost.
@@ -138,9 +132,13 @@ impl App {
             Err(LedgerUnavailable { silence: Silence::Lost, .. }) => return Ok(Settled::new()),
             answered => answered?,
         };
-        let settled = counters.iter().zip(balances);
-        Ok(settled.map(|(counter, balance)| ((org, *counter), balance.settled)).collect())
+        let settled = counters.iter().copied().zip(balances.iter().map(|balance| balance.settled));
+        Ok(with_org(org, settled))
     }
+}
+
+fn with_org(org: OrgId, settled: impl IntoIterator<Item = (CounterKey, Nanos)>) -> Settled {
+    settled.into_iter().map(|(counter, nanos)| ((org, counter), nanos)).collect()
 }
 
 #[cfg(test)]

@@ -109,13 +109,19 @@ impl App {
         // which makes charging it twice impossible. The other order could store spend that no budget ever sees.
         let _charging = self.charging.read().await;
         let mut fresh = BTreeMap::new();
+        let mut charged = Ok(());
         for (event, scopes) in &mut events {
             if !known.contains_key(&event.id) && !fresh.contains_key(&event.id) {
-                self.charge(event, scopes).await?;
+                charged = self.charge(event, scopes).await;
+                if charged.is_err() {
+                    break;
+                }
                 fresh.insert(event.id, event.clone());
             }
         }
+        // What was charged before the ledger went away is stored, whether or not the report comes again.
         let mut inserted = self.write_charged(fresh.into_values().collect()).await?;
+        charged?;
         Ok(events
             .iter()
             .map(|(event, _)| Recorded {

@@ -206,8 +206,8 @@ impl App {
             if self.ledger.is_lost(org).await? {
                 continue;
             }
-            let books = self.store.books(org, self.recent(), &[]).await?;
-            self.ledger.apply_limits(org, &books.limits).await?;
+            let limits = self.store.limits(org, self.recent().deleted_ms).await?;
+            self.ledger.apply_limits(org, &limits).await?;
         }
         Ok(())
     }

@@ -157,22 +157,40 @@ impl App {
     async fn book(&self, adjustments: Vec<EventRecord>, policy: &Policy) -> Result<(), AppError> {
         let now_ms = self.clock.now_ms();
         let _charging = self.charging.read().await;
-        for adjustment in &adjustments {
-            let scopes: Vec<Scope> = still_binding(policy, &adjustment.charges, now_ms).collect();
-            for (part, scopes) in scopes.chunks(MAX_SCOPES).enumerate() {
-                let charge = Charge {
-                    id: part_id(adjustment.id, part),
-                    org: adjustment.org,
-                    scopes: scopes.to_vec(),
-                    session: adjustment.session_id.as_deref().map(Into::into),
-                    actual: adjustment.cost,
-                };
-                if let ChargeOutcome::Invalid(misuse) = self.ledger.charge(&charge).await? {
-                    return Err(AppError::internal("The adjustment makes no sense to the ledger", misuse));
-                }
+        let mut charged = Vec::with_capacity(adjustments.len());
+        let mut outcome = Ok(());
+        for adjustment in adjustments {
+            outcome = self.charge_adjustment(&adjustment, policy, now_ms).await;
+            if outcome.is_err() {
+                break;
+            }
+            charged.push(adjustment);
+        }
+        // What was charged before the ledger went away is stored, whether or not somebody asks again.
+        self.write_charged(charged).await?;
+        outcome
+    }
+
+    async fn charge_adjustment(
+        &self,
+        adjustment: &EventRecord,
+        policy: &Policy,
+        now_ms: i64,
+    ) -> Result<(), AppError> {
+        let scopes: Vec<Scope> = still_binding(policy, &adjustment.charges, now_ms).collect();
+        for (part, scopes) in scopes.chunks(MAX_SCOPES).enumerate() {
+            let charge = Charge {
+                id: part_id(adjustment.id, part),
+                org: adjustment.org,
+                scopes: scopes.to_vec(),
+                session: adjustment.session_id.as_deref().map(Into::into),
+                actual: adjustment.cost,
+            };
+            if let ChargeOutcome::Invalid(misuse) = self.ledger.charge(&charge).await? {
+                return Err(AppError::internal("The adjustment makes no sense to the ledger", misuse));
             }
         }
-        self.write_charged(adjustments).await.map(|_| ())
+        Ok(())
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     budgets::{BudgetRow, budget_columns},
     codec::Reader,
     error::{During, StoreError},
-    pool::{Tx, on_tx},
+    pool::{Tx, in_statements, on_pool, on_tx, push_counters},
 };
 
 /// Ids of one statement.
@@ -96,6 +96,47 @@ impl Store {
     ) -> Result<Vec<(CounterKey, Nanos)>, StoreError> {
         self.pool.begin_reading().await.during(OP)?.settled_windows(org, ended_ms).await
     }
+
+    /// Settled spend of these windows, but for those of budgets that were deleted or reset.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn settled_of(&self, counters: &[CounterKey]) -> Result<Vec<(CounterKey, Nanos)>, StoreError> {
+        let mut settled = Vec::with_capacity(counters.len());
+        for some in in_statements(counters) {
+            let rows: Vec<WindowRow> = on_pool!(read self.pool, |c, Db| {
+                let mut query = sqlx::QueryBuilder::<Db>::new(
+                    "SELECT b.id, w.generation, w.window_start_ms, w.settled_nanos FROM budget_windows w \
+                     JOIN budgets b ON b.id = w.budget_id AND b.generation = w.generation \
+                     WHERE b.deleted_at_ms IS NULL AND ",
+                );
+                push_counters(&mut query, "w", some);
+                query.build_query_as().fetch_all(c).await.during(OP)?
+            });
+            for row in rows {
+                settled.push(settled_window(row)?);
+            }
+        }
+        Ok(settled)
+    }
+
+    /// Limits of an organisation's live budgets, and deletions since then.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn limits(&self, org: OrgId, deleted_ms: i64) -> Result<Vec<LimitChange>, StoreError> {
+        self.pool.begin_reading().await.during(OP)?.limits(org, deleted_ms).await
+    }
+}
+
+type WindowRow = (String, i64, i64, i64);
+
+fn settled_window(
+    (budget, generation, window_start_ms, settled): WindowRow,
+) -> Result<(CounterKey, Nanos), StoreError> {
+    let read = Reader(OP);
+    let (budget, generation) = (read.id("id", &budget)?, read.number("generation", generation)?);
+    Ok((CounterKey { budget, generation, window_start_ms }, Nanos(settled)))
 }
 
 impl Tx {
@@ -136,12 +177,12 @@ impl Tx {
         org: OrgId,
         ended_ms: i64,
     ) -> Result<Vec<(CounterKey, Nanos)>, StoreError> {
-        let rows: Vec<(String, i64, i64, i64)> = on_tx!(&mut *self, |c, Db| {
+        let rows: Vec<WindowRow> = on_tx!(&mut *self, |c, Db| {
             sqlx::query_as(
                 "SELECT b.id, w.generation, w.window_start_ms, w.settled_nanos FROM budget_windows w \
                  JOIN budgets b ON b.id = w.budget_id AND b.generation = w.generation \
                  WHERE b.org_id = $1 AND b.deleted_at_ms IS NULL \
-                 AND (w.window_end_ms IS NULL OR w.window_end_ms > $2) ORDER BY b.id, w.window_start_ms",
+                 AND COALESCE(w.window_end_ms, 9223372036854775807) > $2 ORDER BY b.id, w.window_start_ms",
             )
             .bind(org.bare())
             .bind(ended_ms)
@@ -149,13 +190,7 @@ impl Tx {
             .await
             .during(OP)?
         });
-        let read = Reader(OP);
-        rows.into_iter()
-            .map(|(budget, generation, window_start_ms, settled)| {
-                let (budget, generation) = (read.id("id", &budget)?, read.number("generation", generation)?);
-                Ok((CounterKey { budget, generation, window_start_ms }, Nanos(settled)))
-            })
-            .collect()
+        rows.into_iter().map(settled_window).collect()
     }
 
     async fn session_spends(&mut self, org: OrgId, used_ms: i64) -> Result<Vec<SessionSpend>, StoreError> {

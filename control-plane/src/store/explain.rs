@@ -98,7 +98,7 @@ impl Store {
         row.map(|row| row.into_record(OP)).transpose()
     }
 
-    /// The newest attempt of a trace.
+    /// The newest attempt of a trace. What was booked later, because prices changed, is none.
     ///
     /// # Errors
     /// When the database fails.
@@ -107,7 +107,7 @@ impl Store {
         let row: Option<(String, bool, i64)> = on_pool!(read self.pool, |c, Db| {
             sqlx::query_as(
                 "SELECT id, FALSE AS denied, ended_at_ms AS at_ms FROM cost_events \
-                 WHERE org_id = $1 AND trace_id = $2 \
+                 WHERE org_id = $1 AND trace_id = $2 AND adjusts_event_id IS NULL \
                  UNION ALL SELECT id, TRUE, at_ms FROM denials WHERE org_id = $1 AND trace_id = $2 \
                  ORDER BY at_ms DESC, id DESC LIMIT 1",
             )

@@ -273,7 +273,7 @@ impl Tx {
             sqlx::query(
                 "INSERT INTO dataplanes (id, acked_seq, first_seen_at_ms, last_seen_at_ms) VALUES ($1, $2, $3, $3) \
                  ON CONFLICT (id) DO UPDATE SET acked_seq = excluded.acked_seq, \
-                 last_seen_at_ms = excluded.last_seen_at_ms",
+                 last_seen_at_ms = excluded.last_seen_at_ms, left_at_ms = NULL",
             )
             .bind(clean(dataplane))
             .bind(i64::try_from(seq).unwrap_or(i64::MAX))

@@ -43,8 +43,8 @@ pub use idempotency::IDEMPOTENCY_KEPT_MS;
 pub use ingest::DenialRecord;
 pub use keys::Revoked;
 pub use model::{
-    BudgetPlace, BudgetRecord, BudgetSettings, Cursor, EventFilter, EventRecord, IdempotencyBegin,
-    IdempotencyKey, IngestReport, KeyAuth, KeyHash, KeyRecord, PolicyDelta, PolicyPosition, Source,
+    BudgetPlace, BudgetRecord, Cursor, EventFilter, EventRecord, IdempotencyBegin, IdempotencyKey,
+    IngestReport, KeyAuth, KeyHash, KeyRecord, PolicyDelta, PolicyPosition, Source,
 };
 
 pub use open::OpenError;

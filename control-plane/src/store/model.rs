@@ -7,9 +7,8 @@ use nullspend_core::{
     freeze::Freeze,
     id::{ActionId, AttemptId, BudgetId, FreezeId, KeyId, OrgId, UserId},
     money::Nanos,
-    policy::{BudgetRule, Enforcement, Entity, KeyIdentity, OrgRule, Role},
+    policy::{BudgetRule, Entity, KeyIdentity, OrgRule, Role},
     price::PriceRow,
-    window::{Interval, TimeZone},
 };
 
 use super::StoredCatalogue;
@@ -72,21 +71,6 @@ pub struct BudgetPlace {
     pub entity: Entity,
     /// '' by default.
     pub name: String,
-}
-
-/// The changeable part of a budget.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BudgetSettings {
-    /// The limit of each window.
-    pub limit: Nanos,
-    /// What happens at the limit.
-    pub enforcement: Enforcement,
-    /// The window's length.
-    pub interval: Interval,
-    /// Where the window's calendar runs.
-    pub time_zone: TimeZone,
-    /// Percentages at which to notify.
-    pub thresholds: Vec<i32>,
 }
 
 /// Where an event came from.

@@ -2,7 +2,7 @@
 
 use nullspend_core::{
     id::{OrgId, UserId},
-    policy::{OrgRule, Role},
+    policy::Role,
 };
 
 use super::{
@@ -140,31 +140,6 @@ impl Store {
                 .during(OP)?
         });
         role.map(|word| Reader(OP).word("role", &word, Role::parse)).transpose()
-    }
-
-    /// Sets an organisation's own rules; false when there is no such organisation.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn set_org_rule(&self, org: OrgId, rule: &OrgRule) -> Result<bool, StoreError> {
-        const OP: &str = "set an organisation's rules";
-        let mut tx = self.pool.begin().await.during(OP)?;
-        let revision = tx.next_revision().await?;
-        let changed = on_tx!(&mut tx, |c, Db| {
-            sqlx::query("UPDATE organisations SET unpriced_hold_nanos = $2, revision = $3 WHERE id = $1")
-                .bind(org.bare())
-                .bind(rule.unpriced_hold.map(|hold| hold.0))
-                .bind(i64::try_from(revision).unwrap_or(i64::MAX))
-                .execute(&mut *c)
-                .await
-                .during(OP)?
-                .rows_affected()
-        });
-        if changed == 0 {
-            return Ok(false);
-        }
-        tx.commit().await.during(OP)?;
-        Ok(true)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The two databases behind one query body.
 
+use nullspend_core::ledger::CounterKey;
 use sqlx::{PgPool, Postgres, Sqlite, SqlitePool, Transaction};
 
 /// Native pools. SQLite has one writer and several read-only readers.
@@ -69,6 +70,24 @@ pub(super) fn in_statements<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
         rows = rest;
         Some(now)
     })
+}
+
+/// Writes the condition that rows of `table`, which is keyed by window, are of these windows.
+pub(super) fn push_counters<Db: sqlx::Database>(
+    query: &mut sqlx::QueryBuilder<Db>,
+    table: &str,
+    counters: &[CounterKey],
+) where
+    String: sqlx::Type<Db> + for<'q> sqlx::Encode<'q, Db>,
+    i64: sqlx::Type<Db> + for<'q> sqlx::Encode<'q, Db>,
+{
+    query.push(format_args!("({table}.budget_id, {table}.generation, {table}.window_start_ms) IN ("));
+    query.push_values(counters, |mut row, counter| {
+        row.push_bind(counter.budget.bare())
+            .push_bind(i64::from(counter.generation))
+            .push_bind(counter.window_start_ms);
+    });
+    query.push(")");
 }
 
 /// Expands one query body for both drivers: `on_pool!(read self.pool, |c, Db| …)`; `c` is the pool, `Db` the driver.

@@ -215,9 +215,17 @@ impl Store {
     /// # Errors
     /// When the database fails.
     pub async fn keep_delivery(&self, delivery: &DeliverRequest) -> Result<bool, StoreError> {
+        const OP: &str = "keep a delivery";
         let (rebuild, dataplane) = (&delivery.rebuild_id, &delivery.dataplane_id);
         let attempts = delivery.encode_to_vec();
-        on_pool!(write self.pool, |c, Db| {
+        let mut tx = self.pool.begin().await.during(OP)?;
+        let kept = on_tx!(&mut tx, |c, Db| {
+            // Who was thought gone for good is not.
+            sqlx::query("UPDATE dataplanes SET left_at_ms = NULL WHERE id = $1 AND left_at_ms IS NOT NULL")
+                .bind(clean(dataplane))
+                .execute(&mut *c)
+                .await
+                .during(OP)?;
             sqlx::query(
                 "INSERT INTO ledger_deliveries (rebuild_id, dataplane_id, attempts) \
                  SELECT rebuild_id, $2, $3 FROM ledger_rebuilds WHERE rebuild_id = $1 \
@@ -226,11 +234,13 @@ impl Store {
             .bind(rebuild)
             .bind(clean(dataplane))
             .bind(attempts)
-            .execute(c)
+            .execute(&mut *c)
             .await
-            .during("keep a delivery")
-            .map(|done| done.rows_affected() > 0)
-        })
+            .during(OP)?
+            .rows_affected()
+        });
+        tx.commit().await.during(OP)?;
+        Ok(kept > 0)
     }
 
     /// What was delivered for a rebuild: everything that data planes have under way.

@@ -2,17 +2,13 @@
 
 use std::collections::HashMap;
 
-use nullspend_core::{
-    id::{BudgetId, OrgId},
-    ledger::CounterKey,
-    money::Nanos,
-};
+use nullspend_core::{id::BudgetId, ledger::CounterKey, money::Nanos};
 
 use super::{
     Store,
     codec::Reader,
     error::{During, StoreError},
-    pool::{Tx, in_statements, on_pool, on_tx},
+    pool::{Tx, in_statements, on_pool, on_tx, push_counters},
 };
 
 /// A threshold that a window has reached just now.
@@ -155,24 +151,26 @@ impl Tx {
 }
 
 impl Store {
-    /// The thresholds that windows of the organisation's live budgets have reached, ascending; current generations only.
+    /// The thresholds that these windows have reached.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn crossings(&self, org: OrgId) -> Result<Vec<Crossing>, StoreError> {
+    pub async fn crossings(&self, counters: &[CounterKey]) -> Result<Vec<Crossing>, StoreError> {
         const OP: &str = "read reached thresholds";
-        let rows: Vec<ReachedRow> = on_pool!(read self.pool, |c, Db| {
-            sqlx::query_as(
-                "SELECT t.budget_id, t.generation, t.window_start_ms, t.percent, t.settled_nanos, t.limit_nanos \
-                 FROM threshold_events t JOIN budgets b ON b.id = t.budget_id AND b.generation = t.generation \
-                 WHERE b.org_id = $1 AND b.deleted_at_ms IS NULL \
-                 ORDER BY t.budget_id, t.window_start_ms, t.percent",
-            )
-            .bind(org.bare())
-            .fetch_all(c)
-            .await
-            .during(OP)?
-        });
-        rows.into_iter().map(|row| row.into_crossing(Reader(OP))).collect()
+        let mut crossings = Vec::new();
+        for some in in_statements(counters) {
+            let rows: Vec<ReachedRow> = on_pool!(read self.pool, |c, Db| {
+                let mut query = sqlx::QueryBuilder::<Db>::new(
+                    "SELECT t.budget_id, t.generation, t.window_start_ms, t.percent, t.settled_nanos, t.limit_nanos \
+                     FROM threshold_events t WHERE ",
+                );
+                push_counters(&mut query, "t", some);
+                query.build_query_as().fetch_all(c).await.during(OP)?
+            });
+            for row in rows {
+                crossings.push(row.into_crossing(Reader(OP))?);
+            }
+        }
+        Ok(crossings)
     }
 }

@@ -48,6 +48,12 @@ impl World {
         self
     }
 
+    /// The same application on another way to its ledger.
+    pub fn with_ledger(&self, ledger: Arc<dyn Ledger>) -> App {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        App::new(self.app.store().clone(), ledger, clock, Arc::new(RandomIds))
+    }
+
     /// A caller with a new key of a role.
     pub async fn with_role(&self, role: Role) -> Caller {
         let new = NewKey { name: role.as_str().to_owned(), role: Some(role), ..NewKey::default() };

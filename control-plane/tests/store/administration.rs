@@ -238,8 +238,7 @@ pub async fn policy_is_read_whole_or_since_a_revision(world: World) {
     assert!(nothing.orgs.is_empty() && nothing.keys.is_empty() && nothing.budgets.is_empty());
 
     let rule = OrgRule { unpriced_hold: Some(Nanos(3)) };
-    assert!(world.store.set_org_rule(founded.org, &rule).await.unwrap());
-    assert!(!world.store.set_org_rule(OrgId(RandomIds.v4()), &rule).await.unwrap());
+    world.store.set_unpriced_hold(founded.org, Some(3)).await.unwrap();
     world.store.revoke_key(founded.org, founded.key, NOW).await.unwrap();
     world.store.delete_budget(founded.org, made.rule.budget, NOW).await.unwrap();
     let delta = world.store.policy_since(whole.revision).await.unwrap();

@@ -1,6 +1,6 @@
 //! What explanations read: trails, what events said before, denials, traces, names of budgets.
 
-use nullspend_control_plane::store::{EventFilter, EventRevision, Traced};
+use nullspend_control_plane::store::{EventFilter, EventRecord, EventRevision, Traced};
 use nullspend_core::{
     id::{AttemptId, Ids, OrgId, RandomIds},
     ledger::Why,
@@ -223,13 +223,22 @@ pub async fn a_trace_leads_to_its_newest_attempt(world: World) {
     assert_eq!(find().await, None);
     world.store.ingest_records("dp", &records([forwarded]), NOW).await.unwrap();
     assert_eq!(find().await, Some(Traced::Event(AttemptId(event))));
+    let original = world.store.event(founded.org, AttemptId(event)).await.unwrap().unwrap();
+    let adjustment = EventRecord {
+        id: AttemptId(attempt()),
+        ended_at_ms: original.ended_at_ms + 1,
+        adjusts: Some(original.id),
+        ..original
+    };
+    world.store.write_events(vec![adjustment]).await.unwrap();
+    assert_eq!(find().await, Some(Traced::Event(AttemptId(event))), "what was booked later decided nothing");
     let later = record(2, Kind::Denied(denied(&founded, denial, NOW + 1)));
     world.store.ingest_records("dp", &[later], NOW).await.unwrap();
     assert_eq!(find().await, Some(Traced::Denial(AttemptId(denial))));
     let elsewhere = OrgId(RandomIds.v4());
     assert_eq!(world.store.newest_of_trace(elsewhere, &"cd".repeat(16)).await.unwrap(), None);
     let all = world.store.list_events(founded.org, &EventFilter::default(), 9).await.unwrap();
-    assert_eq!(all.len(), 1);
+    assert_eq!(all.len(), 2);
 }
 
 pub async fn budgets_keep_their_names_when_they_are_deleted(world: World) {

@@ -9,7 +9,8 @@ use nullspend_proto::internal::{self as proto, spool_record::Kind};
 
 use crate::world::{NOW, World, attempt, budget, closed, record, records};
 
-fn counter(budget: BudgetId) -> CounterKey {
+/// The window that [`closed`] charges.
+pub(crate) fn counter(budget: BudgetId) -> CounterKey {
     CounterKey { budget, generation: 1, window_start_ms: 1_000 }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nullspend_control_plane::store::{BooksSince, RebuildRecord};
 use nullspend_core::{
-    id::{AttemptId, OrgId},
+    id::{AttemptId, BudgetId, OrgId},
     money::Nanos,
 };
 use nullspend_proto::internal as proto;
@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::{
     administration::live_budget,
+    ingest::counter,
     world::{NOW, SINCE, World, attempt, closed, records},
 };
 
@@ -49,6 +50,11 @@ pub async fn a_rebuild_waits_for_everyone_who_may_have_work(world: World) {
         session_id: Some("s".to_owned()),
         ..Default::default()
     };
+    assert!(store.dataplane_left("a", NOW).await.unwrap(), "written off");
+    assert_eq!(store.awaited_dataplanes("r1").await.unwrap(), ["b"]);
+    store.ingest_records("a", &[], NOW).await.unwrap();
+    assert_eq!(store.awaited_dataplanes("r1").await.unwrap(), ["a", "b"], "who reports is there");
+    assert!(store.dataplane_left("a", NOW).await.unwrap());
     assert!(store.keep_delivery(&delivery("r1", "a", Vec::new())).await.unwrap());
     assert!(store.keep_delivery(&delivery("r1", "a", vec![stub])).await.unwrap(), "told again");
     assert_eq!(store.awaited_dataplanes("r1").await.unwrap(), ["b"]);
@@ -130,6 +136,9 @@ pub async fn books_tell_what_lapsed_and_what_is_recorded(world: World) {
     assert_eq!(books.settled.iter().map(|(_, nanos)| nanos.0).sum::<i64>(), 42);
     let settled = world.store.list_settled(founded.org, SINCE.window_ended_ms).await.unwrap();
     assert_eq!(settled, books.settled, "by itself too");
+    let windows = [settled[0].0, counter(BudgetId(Uuid::from_u128(9)))];
+    assert_eq!(world.store.settled_of(&windows).await.unwrap(), settled, "what is there of these");
+    assert_eq!(world.store.limits(founded.org, SINCE.deleted_ms).await.unwrap(), books.limits);
     let [told] = &books.lapsed[..] else { panic!("{:?}", books.lapsed) };
     assert_eq!((told.attempt, told.cost, told.charges.len()), (AttemptId(lapsed), Nanos(30), 1));
     let since = BooksSince { lapsed_ms: i64::MAX, ..SINCE };

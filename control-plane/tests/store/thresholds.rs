@@ -1,11 +1,12 @@
 //! Thresholds are told once, by whoever reaches them.
 
 use nullspend_control_plane::store::BudgetRecord;
-use nullspend_core::{id::BudgetId, money::Nanos};
+use nullspend_core::{id::BudgetId, ledger::CounterKey, money::Nanos};
 use nullspend_proto::internal as proto;
 
 use crate::{
     administration::live_budget,
+    ingest::counter,
     world::{Founded, NOW, World, attempt, budget, closed, records},
 };
 
@@ -51,7 +52,8 @@ pub async fn a_threshold_is_reached_once(world: World) {
         [],
         "no such budget"
     );
-    let all = world.store.crossings(founded.org).await.unwrap();
+    let mut all = world.store.crossings(&[counter(id), counter(budget())]).await.unwrap();
+    all.sort_by_key(|crossing| crossing.percent);
     assert_eq!(all.iter().map(|crossing| crossing.percent).collect::<Vec<_>>(), [50, 80, 100]);
 }
 
@@ -69,7 +71,8 @@ pub async fn a_correction_does_not_tell_again_and_another_limit_or_generation_do
     assert_eq!(reached(&world, spend(1)).await, [(80, 611)], "of the limit in force");
     change(&world, &founded, id, |record| record.rule.generation = 2).await;
     assert_eq!(reached(&world, spend(5_000)).await, [], "spend of an old generation");
-    assert_eq!(world.store.crossings(founded.org).await.unwrap(), []);
+    let second = CounterKey { generation: 2, ..counter(id) };
+    assert_eq!(world.store.crossings(&[second]).await.unwrap(), []);
     let mut new = spend(350);
     new[0].stub.as_mut().unwrap().charges[0].generation = 2;
     assert_eq!(reached(&world, new).await, [(50, 350)]);
