@@ -2,10 +2,11 @@
 
 use std::{fs, net::TcpListener};
 
+use nullspend_control_plane::store::{Standing, examine};
 use nullspend_core::price::Catalogue;
 use secrecy::SecretString;
 
-use crate::{config::Config, envoy::binary, paths::Paths, planes::database_url, up::open_control_plane};
+use crate::{config::Config, envoy::binary, paths::Paths, planes::database_url};
 
 type Finding = Result<String, String>;
 
@@ -81,11 +82,11 @@ fn in_use(paths: &Paths) -> Finding {
 }
 
 async fn database(url: &SecretString) -> Finding {
-    match open_control_plane(url).await {
-        Ok(control_plane) => {
-            control_plane.close().await;
-            Ok("answers".to_owned())
-        }
-        Err(error) => Err(format!("{error:#}")),
+    match examine(url).await {
+        Ok(Standing::New) => Ok("new; the first start makes its tables".to_owned()),
+        Ok(Standing::Older) => Ok("of an earlier version; the next start brings it up to date".to_owned()),
+        Ok(Standing::Current) => Ok("answers".to_owned()),
+        Ok(Standing::Newer) => Err("of a later version; run that one, or restore a backup".to_owned()),
+        Err(error) => Err(format!("{:#}", anyhow::Error::from(error))),
     }
 }

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::bail;
-use nullspend_control_plane::{ControlPlane, app::Totals};
+use nullspend_control_plane::{
+    ControlPlane,
+    app::Totals,
+    store::{Standing, examine},
+};
 use nullspend_core::{id::RandomIds, money::Nanos};
 
 use crate::{
@@ -95,6 +99,13 @@ async fn shared(config: &Config, what: &str) -> anyhow::Result<Arc<ControlPlane>
         );
     }
     let parts = planes::shared_ledger(config, "ledger")?;
-    let paths = Paths::prepare(&config.data_dir)?;
-    planes::control_plane(&database_url(config, &paths), None, None, parts).await
+    let url = database_url(config, &Paths::prepare(&config.data_dir)?);
+    // Control planes of another version may be running on it.
+    if examine(&url).await? != Standing::Current {
+        bail!(
+            "the database is not of this version of the program: run the one that its control planes run, or \
+             `nullspend migrate` first"
+        );
+    }
+    planes::control_plane(&url, None, None, parts).await
 }

@@ -102,7 +102,7 @@ pub async fn migrate(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A control plane that serves nothing, for `migrate` and `doctor`.
+/// A control plane that serves nothing, for `migrate` and `ledger take-over`.
 pub async fn open_control_plane(url: &SecretString) -> anyhow::Result<Arc<ControlPlane>> {
     planes::control_plane(url, None, None, Parts::in_process()).await
 }

@@ -4,7 +4,9 @@ use std::{str::FromStr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    Connection as _, SqliteConnection,
+    Connection as _, PgConnection, SqliteConnection,
+    error::DatabaseError,
+    migrate::{Migrate, MigrateError},
     postgres::{PgConnectOptions, PgPoolOptions},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -38,7 +40,10 @@ pub enum OpenError {
     Connect(#[source] sqlx::Error),
     /// The schema could not be brought up to date.
     #[error("cannot migrate the database")]
-    Migrate(#[source] sqlx::migrate::MigrateError),
+    Migrate(#[source] MigrateError),
+    /// It cannot be told which schema it has.
+    #[error("cannot read which version of the tables the database has")]
+    Examine(#[source] MigrateError),
     /// The first query failed.
     #[error("cannot prepare the database")]
     Prepare(#[from] StoreError),
@@ -57,7 +62,7 @@ impl Store {
         let text = url.expose_secret();
         let pool = if text.starts_with("sqlite:") {
             open_sqlite(text).await?
-        } else if text.starts_with("postgres://") || text.starts_with("postgresql://") {
+        } else if is_postgres(text) {
             open_postgres(text).await?
         } else {
             return Err(OpenError::UnknownScheme);
@@ -155,4 +160,70 @@ async fn open_postgres(url: &str) -> Result<Pool, OpenError> {
         .map_err(OpenError::Connect)?;
     sqlx::migrate!("migrations/postgres").run(&pool).await.map_err(OpenError::Migrate)?;
     Ok(Pool::Postgres(pool))
+}
+
+/// How a database stands to this version of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has nothing of ours yet: the first start makes it.
+    New,
+    /// Its tables are of an earlier version: the next start, or `migrate`, brings them up to date.
+    Older,
+    /// Its tables are this version's.
+    Current,
+    /// Its tables are of a later version, which this one must not touch.
+    Newer,
+}
+
+/// Looks at a database and changes nothing.
+///
+/// # Errors
+/// [`OpenError`] when it does not answer.
+pub async fn examine(url: &SecretString) -> Result<Standing, OpenError> {
+    let text = url.expose_secret();
+    let (applied, migrator) = if text.starts_with("sqlite:") {
+        let options = SqliteConnectOptions::from_str(text).map_err(OpenError::BadUrl)?;
+        if !options.get_filename().exists() {
+            return Ok(Standing::New);
+        }
+        let connected = SqliteConnection::connect_with(&options.read_only(true)).await;
+        let mut connection = connected.map_err(OpenError::Connect)?;
+        (applied(&mut connection).await?, sqlx::migrate!("migrations/sqlite"))
+    } else if is_postgres(text) {
+        let options = PgConnectOptions::from_str(text).map_err(OpenError::BadUrl)?;
+        let mut connection = PgConnection::connect_with(&options).await.map_err(OpenError::Connect)?;
+        (applied(&mut connection).await?, sqlx::migrate!("migrations/postgres"))
+    } else {
+        return Err(OpenError::UnknownScheme);
+    };
+    let latest = migrator.iter().map(|migration| migration.version).max();
+    Ok(match applied {
+        None => Standing::New,
+        applied if applied < latest => Standing::Older,
+        applied if applied == latest => Standing::Current,
+        _ => Standing::Newer,
+    })
+}
+
+/// The latest migration that a database has.
+async fn applied(database: &mut impl Migrate) -> Result<Option<i64>, OpenError> {
+    match database.list_applied_migrations(MIGRATIONS).await {
+        Ok(applied) => Ok(applied.last().map(|migration| migration.version)),
+        Err(MigrateError::Execute(sqlx::Error::Database(error))) if is_no_such_table(error.as_ref()) => {
+            Ok(None)
+        }
+        Err(error) => Err(OpenError::Examine(error)),
+    }
+}
+
+/// Where the driver keeps which migrations a database has.
+const MIGRATIONS: &str = "_sqlx_migrations";
+
+/// SQLite has no code of its own for it.
+fn is_no_such_table(error: &dyn DatabaseError) -> bool {
+    error.code().is_some_and(|code| code == "42P01") || error.message().starts_with("no such table")
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }

@@ -1,7 +1,8 @@
 //! Organisations, keys, budgets, policy, nodes.
 
 use nullspend_control_plane::store::{
-    BooksSince, BudgetPlace, BudgetRecord, Cursor, Founding, FreezeRecord, Revoked, StoreError,
+    BooksSince, BudgetPlace, BudgetRecord, Cursor, Founding, FreezeRecord, Revoked, Standing, StoreError,
+    examine,
 };
 use nullspend_core::{
     freeze::{Freeze, Target},
@@ -312,6 +313,19 @@ pub async fn a_database_keeps_its_history(world: World) {
     assert_eq!(again.policy_position().await.unwrap(), before);
     again.close().await;
     assert!(again.ping().await.unwrap_err().is_transient(), "a closed store is away, not empty");
+}
+
+pub async fn a_database_is_looked_at_without_being_changed(world: World) {
+    let url = world.url.clone().into();
+    assert_eq!(examine(&url).await.unwrap(), Standing::Current);
+    const OLDER: &str = "DELETE FROM _sqlx_migrations WHERE version > 1";
+    const NEWER: &str = "UPDATE _sqlx_migrations SET version = 9999";
+    world.run(OLDER, OLDER).await;
+    assert_eq!(examine(&url).await.unwrap(), Standing::Older);
+    world.run(NEWER, NEWER).await;
+    assert_eq!(examine(&url).await.unwrap(), Standing::Newer);
+    world.run("DROP TABLE _sqlx_migrations", "DROP TABLE _sqlx_migrations").await;
+    assert_eq!(examine(&url).await.unwrap(), Standing::New);
 }
 
 pub async fn a_database_has_one_node(world: World) {

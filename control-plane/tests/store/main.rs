@@ -48,6 +48,7 @@ suite! {
     administration::concurrent_changes_take_different_revisions,
     administration::a_database_keeps_its_history,
     administration::a_database_has_one_node,
+    administration::a_database_is_looked_at_without_being_changed,
     calls::idempotent_calls_run_once,
     calls::stale_calls_give_way,
     control_planes::a_change_waits_for_the_data_planes_of_other_control_planes,
