@@ -36,7 +36,7 @@ use crate::{
     store::{OpenError, Store, StoreError},
 };
 
-/// Largest batch of records or policy snapshot between the planes.
+/// Largest message of a data plane: a batch of records, or what it has under way.
 const MAX_INTERNAL_MESSAGE: usize = 64 * 1024 * 1024;
 /// A data plane whose host is gone must not count as one that only does not confirm: it is asked for a sign of life so
 /// often, and given up after as long without one.
@@ -315,7 +315,8 @@ impl ControlPlane {
         let service = DataPlanes::new(Arc::clone(&self.app), Arc::clone(&self.metrics), stop.clone());
         let service = DataPlaneServiceServer::new(service)
             .max_decoding_message_size(MAX_INTERNAL_MESSAGE)
-            .max_encoding_message_size(MAX_INTERNAL_MESSAGE);
+            // A whole policy is as large as there are keys and budgets.
+            .max_encoding_message_size(usize::MAX);
         let mut jobs = JoinSet::new();
         let app = Arc::clone(&self.app);
         jobs.spawn(async move { app.keep_telling_enforced().await });
