@@ -2,7 +2,7 @@
 
 use std::{fs, net::TcpListener};
 
-use nullspend_control_plane::store::{Standing, examine};
+use nullspend_control_plane::store::{Standing, Store};
 use nullspend_core::price::Catalogue;
 use secrecy::SecretString;
 
@@ -82,7 +82,7 @@ fn in_use(paths: &Paths) -> Finding {
 }
 
 async fn database(url: &SecretString) -> Finding {
-    match examine(url).await {
+    match Store::examine(url).await {
         Ok(Standing::New) => Ok("new; the first start makes its tables".to_owned()),
         Ok(Standing::Older) => Ok("of an earlier version; the next start brings it up to date".to_owned()),
         Ok(Standing::Current) => Ok("answers".to_owned()),

@@ -6,7 +6,7 @@ use anyhow::bail;
 use nullspend_control_plane::{
     ControlPlane,
     app::Totals,
-    store::{Standing, examine},
+    store::{Standing, Store},
 };
 use nullspend_core::{id::RandomIds, money::Nanos};
 
@@ -101,7 +101,7 @@ async fn shared(config: &Config, what: &str) -> anyhow::Result<Arc<ControlPlane>
     let parts = planes::shared_ledger(config, "ledger")?;
     let url = database_url(config, &Paths::prepare(&config.data_dir)?);
     // Control planes of another version may be running on it.
-    if examine(&url).await? != Standing::Current {
+    if Store::examine(&url).await? != Standing::Current {
         bail!(
             "the database is not of this version of the program: run the one that its control planes run, or \
              `nullspend migrate` first"

@@ -14,7 +14,7 @@ use super::{
     budgets::{BudgetRow, budget_columns},
     codec::Reader,
     error::{During, StoreError},
-    pool::{Tx, in_statements, on_pool, on_tx, push_counters},
+    pool::{Tx, in_statements, on_pool, on_tx, push_join_of},
 };
 
 /// Ids of one statement.
@@ -106,11 +106,12 @@ impl Store {
         for some in in_statements(counters) {
             let rows: Vec<WindowRow> = on_pool!(read self.pool, |c, Db| {
                 let mut query = sqlx::QueryBuilder::<Db>::new(
-                    "SELECT b.id, w.generation, w.window_start_ms, w.settled_nanos FROM budget_windows w \
-                     JOIN budgets b ON b.id = w.budget_id AND b.generation = w.generation \
-                     WHERE b.deleted_at_ms IS NULL AND ",
+                    "SELECT b.id, budget_windows.generation, window_start_ms, settled_nanos FROM ",
                 );
-                push_counters(&mut query, "w", some);
+                push_join_of(&mut query, "budget_windows", some);
+                query.push(
+                    " JOIN budgets b ON b.id = budget_id AND b.generation = budget_windows.generation WHERE b.deleted_at_ms IS NULL",
+                );
                 query.build_query_as().fetch_all(c).await.during(OP)?
             });
             for row in rows {

@@ -47,7 +47,7 @@ pub use model::{
     IngestReport, KeyAuth, KeyHash, KeyRecord, PolicyDelta, PolicyPosition, Source,
 };
 
-pub use open::{OpenError, Standing, examine};
+pub use open::{OpenError, Standing};
 pub use orgs::Founding;
 pub use prices::{PriceRecord, StoredCatalogue};
 pub use quarantine::Retried;

@@ -72,6 +72,36 @@ impl Store {
         Ok(store)
     }
 
+    /// Looks at a database and changes nothing.
+    ///
+    /// # Errors
+    /// [`OpenError`] when it does not answer.
+    pub async fn examine(url: &SecretString) -> Result<Standing, OpenError> {
+        let text = url.expose_secret();
+        let (applied, migrator) = if text.starts_with("sqlite:") {
+            let options = SqliteConnectOptions::from_str(text).map_err(OpenError::BadUrl)?;
+            if !options.get_filename().exists() {
+                return Ok(Standing::New);
+            }
+            let connected = SqliteConnection::connect_with(&options.read_only(true)).await;
+            let mut connection = connected.map_err(OpenError::Connect)?;
+            (applied(&mut connection).await?, sqlx::migrate!("migrations/sqlite"))
+        } else if is_postgres(text) {
+            let options = PgConnectOptions::from_str(text).map_err(OpenError::BadUrl)?;
+            let mut connection = PgConnection::connect_with(&options).await.map_err(OpenError::Connect)?;
+            (applied(&mut connection).await?, sqlx::migrate!("migrations/postgres"))
+        } else {
+            return Err(OpenError::UnknownScheme);
+        };
+        let latest = migrator.iter().map(|migration| migration.version).max();
+        Ok(match applied {
+            None => Standing::New,
+            applied if applied < latest => Standing::Older,
+            applied if applied == latest => Standing::Current,
+            _ => Standing::Newer,
+        })
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors
@@ -173,36 +203,6 @@ pub enum Standing {
     Current,
     /// Its tables are of a later version, which this one must not touch.
     Newer,
-}
-
-/// Looks at a database and changes nothing.
-///
-/// # Errors
-/// [`OpenError`] when it does not answer.
-pub async fn examine(url: &SecretString) -> Result<Standing, OpenError> {
-    let text = url.expose_secret();
-    let (applied, migrator) = if text.starts_with("sqlite:") {
-        let options = SqliteConnectOptions::from_str(text).map_err(OpenError::BadUrl)?;
-        if !options.get_filename().exists() {
-            return Ok(Standing::New);
-        }
-        let connected = SqliteConnection::connect_with(&options.read_only(true)).await;
-        let mut connection = connected.map_err(OpenError::Connect)?;
-        (applied(&mut connection).await?, sqlx::migrate!("migrations/sqlite"))
-    } else if is_postgres(text) {
-        let options = PgConnectOptions::from_str(text).map_err(OpenError::BadUrl)?;
-        let mut connection = PgConnection::connect_with(&options).await.map_err(OpenError::Connect)?;
-        (applied(&mut connection).await?, sqlx::migrate!("migrations/postgres"))
-    } else {
-        return Err(OpenError::UnknownScheme);
-    };
-    let latest = migrator.iter().map(|migration| migration.version).max();
-    Ok(match applied {
-        None => Standing::New,
-        applied if applied < latest => Standing::Older,
-        applied if applied == latest => Standing::Current,
-        _ => Standing::Newer,
-    })
 }
 
 /// The latest migration that a database has.

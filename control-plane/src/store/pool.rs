@@ -72,8 +72,9 @@ pub(super) fn in_statements<T>(mut rows: &[T]) -> impl Iterator<Item = &[T]> {
     })
 }
 
-/// Writes the condition that rows of `table`, which is keyed by window, are of these windows.
-pub(super) fn push_counters<Db: sqlx::Database>(
+/// Writes these windows as a table `asked`, and `table`, which is keyed by window, joined to it: neither database looks rows
+/// up by key for a list of triples.
+pub(super) fn push_join_of<Db: sqlx::Database>(
     query: &mut sqlx::QueryBuilder<Db>,
     table: &str,
     counters: &[CounterKey],
@@ -81,13 +82,16 @@ pub(super) fn push_counters<Db: sqlx::Database>(
     String: sqlx::Type<Db> + for<'q> sqlx::Encode<'q, Db>,
     i64: sqlx::Type<Db> + for<'q> sqlx::Encode<'q, Db>,
 {
-    query.push(format_args!("({table}.budget_id, {table}.generation, {table}.window_start_ms) IN ("));
+    query.push("(");
     query.push_values(counters, |mut row, counter| {
         row.push_bind(counter.budget.bare())
             .push_bind(i64::from(counter.generation))
             .push_bind(counter.window_start_ms);
     });
-    query.push(")");
+    query.push(format_args!(
+        ") AS asked JOIN {table} ON {table}.budget_id = asked.column1 AND {table}.generation = asked.column2 \
+         AND {table}.window_start_ms = asked.column3"
+    ));
 }
 
 /// Expands one query body for both drivers: `on_pool!(read self.pool, |c, Db| …)`; `c` is the pool, `Db` the driver.

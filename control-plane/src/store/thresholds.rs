@@ -8,7 +8,7 @@ use super::{
     Store,
     codec::Reader,
     error::{During, StoreError},
-    pool::{Tx, in_statements, on_pool, on_tx, push_counters},
+    pool::{Tx, in_statements, on_pool, on_tx, push_join_of},
 };
 
 /// A threshold that a window has reached just now.
@@ -161,10 +161,9 @@ impl Store {
         for some in in_statements(counters) {
             let rows: Vec<ReachedRow> = on_pool!(read self.pool, |c, Db| {
                 let mut query = sqlx::QueryBuilder::<Db>::new(
-                    "SELECT t.budget_id, t.generation, t.window_start_ms, t.percent, t.settled_nanos, t.limit_nanos \
-                     FROM threshold_events t WHERE ",
+                    "SELECT budget_id, generation, window_start_ms, percent, settled_nanos, limit_nanos FROM ",
                 );
-                push_counters(&mut query, "t", some);
+                push_join_of(&mut query, "threshold_events", some);
                 query.build_query_as().fetch_all(c).await.during(OP)?
             });
             for row in rows {

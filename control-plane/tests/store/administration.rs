@@ -1,8 +1,8 @@
 //! Organisations, keys, budgets, policy, nodes.
 
 use nullspend_control_plane::store::{
-    BooksSince, BudgetPlace, BudgetRecord, Cursor, Founding, FreezeRecord, Revoked, Standing, StoreError,
-    examine,
+    BooksSince, BudgetPlace, BudgetRecord, Cursor, Founding, FreezeRecord, Revoked, Standing, Store,
+    StoreError,
 };
 use nullspend_core::{
     freeze::{Freeze, Target},
@@ -317,15 +317,15 @@ pub async fn a_database_keeps_its_history(world: World) {
 
 pub async fn a_database_is_looked_at_without_being_changed(world: World) {
     let url = world.url.clone().into();
-    assert_eq!(examine(&url).await.unwrap(), Standing::Current);
+    assert_eq!(Store::examine(&url).await.unwrap(), Standing::Current);
     const OLDER: &str = "DELETE FROM _sqlx_migrations WHERE version > 1";
     const NEWER: &str = "UPDATE _sqlx_migrations SET version = 9999";
     world.run(OLDER, OLDER).await;
-    assert_eq!(examine(&url).await.unwrap(), Standing::Older);
+    assert_eq!(Store::examine(&url).await.unwrap(), Standing::Older);
     world.run(NEWER, NEWER).await;
-    assert_eq!(examine(&url).await.unwrap(), Standing::Newer);
+    assert_eq!(Store::examine(&url).await.unwrap(), Standing::Newer);
     world.run("DROP TABLE _sqlx_migrations", "DROP TABLE _sqlx_migrations").await;
-    assert_eq!(examine(&url).await.unwrap(), Standing::New);
+    assert_eq!(Store::examine(&url).await.unwrap(), Standing::New);
 }
 
 pub async fn a_database_has_one_node(world: World) {
