@@ -95,8 +95,10 @@ impl DataPlaneService for DataPlanes {
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Result<Response<LeaveResponse>, Status> {
         let now_ms = self.app.clock().now_ms();
-        let left = self.app.store().dataplane_left(&request.get_ref().dataplane_id, now_ms).await;
+        let dataplane = &request.get_ref().dataplane_id;
+        let left = self.app.store().dataplane_left(dataplane, now_ms).await;
         left.map_err(|error| self.failed("the end of a data plane could not be noted", &error))?;
+        self.app.data_planes().leave(dataplane);
         Ok(Response::new(LeaveResponse {}))
     }
 

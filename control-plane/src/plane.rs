@@ -327,7 +327,7 @@ impl ControlPlane {
             .serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
         let served = server::until(Box::pin(serving.map_err(std::io::Error::other)), stop).await;
         jobs.shutdown().await;
-        if let Err(error) = self.app.forget_enforced().await {
+        if let Err(error) = self.app.stop_telling_enforced().await {
             let error = &error as &dyn std::error::Error;
             tracing::debug!(error, "other control planes wait for this one until its lease ends");
         }

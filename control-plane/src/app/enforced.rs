@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::App;
+use super::{App, planes::RETURN};
 use crate::store::StoreError;
 
 /// How long a change waits for data planes to enforce it.
@@ -98,15 +98,21 @@ impl App {
         Ok(())
     }
 
-    /// Tells them that no data plane follows this control plane any more, since it ends.
+    /// Tells them that this control plane ends. Its data planes look for another one, and are waited for meanwhile.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn forget_enforced(&self) -> Result<(), StoreError> {
+    pub async fn stop_telling_enforced(&self) -> Result<(), StoreError> {
         let mut told = self.told_enforced.lock().await;
-        if told.take().is_some() {
-            self.store.forget_enforced(&self.id).await?;
+        if told.take().is_none() {
+            return Ok(());
         }
-        Ok(())
+        match self.data_planes.all_enforce() {
+            Some(revision) => {
+                let lease_ms = i64::try_from(RETURN.as_millis()).unwrap_or(i64::MAX);
+                self.store.note_enforced(&self.id, revision, lease_ms).await
+            }
+            None => self.store.forget_enforced(&self.id).await,
+        }
     }
 }

@@ -3,11 +3,16 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::watch;
 
-/// The connected data planes. A plane is here from its first policy message to the end of its stream.
+/// How long a data plane whose stream broke is waited for: it tries again at least every two seconds, and until then it goes
+/// on with the policy it has.
+pub(super) const RETURN: Duration = Duration::from_secs(3);
+
+/// The connected data planes. A plane is here from its first policy message until it leaves, or does not come back.
 #[derive(Debug, Default)]
 pub struct ConnectedPlanes {
     planes: Mutex<Planes>,
@@ -19,6 +24,8 @@ pub struct ConnectedPlanes {
 struct Planes {
     next: u64,
     by_stream: HashMap<u64, Plane>,
+    /// By data plane: the stream that broke, and what was enforced by then.
+    away: HashMap<String, (u64, u64)>,
 }
 
 #[derive(Debug)]
@@ -28,6 +35,8 @@ struct Plane {
     /// The newest revision that this stream sent it.
     sent: u64,
     enforces: u64,
+    /// It has nothing under way, and ends.
+    leaves: bool,
 }
 
 /// One data plane's policy stream; dropping it forgets the plane.
@@ -56,7 +65,16 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.planes.lock().by_stream.remove(&self.stream);
+        let mut planes = self.planes.lock();
+        let ended = planes.by_stream.remove(&self.stream).filter(|plane| !plane.leaves);
+        let elsewhere = |id: &str| planes.by_stream.values().any(|plane| plane.dataplane_id == id);
+        if let Some(Plane { dataplane_id, enforces, .. }) =
+            ended.filter(|plane| !elsewhere(&plane.dataplane_id))
+        {
+            planes.away.insert(dataplane_id.clone(), (self.stream, enforces));
+            tokio::spawn(Arc::clone(&self.planes).give_up(dataplane_id, self.stream));
+        }
+        drop(planes);
         self.planes.wake();
     }
 }
@@ -76,10 +94,37 @@ impl ConnectedPlanes {
         let mut planes = self.lock();
         planes.next += 1;
         let stream = planes.next;
-        let plane =
-            Plane { dataplane_id: dataplane_id.to_owned(), history_id: String::new(), sent: 0, enforces: 0 };
+        planes.away.remove(dataplane_id);
+        let plane = Plane {
+            dataplane_id: dataplane_id.to_owned(),
+            history_id: String::new(),
+            sent: 0,
+            enforces: 0,
+            leaves: false,
+        };
         planes.by_stream.insert(stream, plane);
         Connection { planes: Arc::clone(self), stream }
+    }
+
+    /// A data plane has nothing under way any more, and ends.
+    pub fn leave(&self, dataplane_id: &str) {
+        let mut planes = self.lock();
+        planes.away.remove(dataplane_id);
+        let leaving = planes.by_stream.values_mut().filter(|plane| plane.dataplane_id == dataplane_id);
+        leaving.for_each(|plane| plane.leaves = true);
+        drop(planes);
+        self.wake();
+    }
+
+    /// Forgets a data plane that has not come back in time.
+    async fn give_up(self: Arc<Self>, dataplane_id: String, stream: u64) {
+        tokio::time::sleep(RETURN).await;
+        let mut planes = self.lock();
+        if planes.away.get(&dataplane_id).is_some_and(|(broken, _)| *broken == stream) {
+            planes.away.remove(&dataplane_id);
+        }
+        drop(planes);
+        self.wake();
     }
 
     /// A data plane says what it enforces. What its stream has not sent it is of the past of another database.
@@ -93,10 +138,12 @@ impl ConnectedPlanes {
         self.wake();
     }
 
-    /// The revision that every connected data plane enforces; `None` when none is connected.
+    /// The revision that every connected data plane enforces, and every one that may come back; `None` when there is none.
     #[must_use]
     pub fn all_enforce(&self) -> Option<u64> {
-        self.lock().by_stream.values().map(|plane| plane.enforces).min()
+        let planes = self.lock();
+        let connected = planes.by_stream.values().filter(|plane| !plane.leaves).map(|plane| plane.enforces);
+        connected.chain(planes.away.values().map(|(_, enforces)| *enforces)).min()
     }
 
     /// Wakes when a data plane goes, or says what it enforces.
@@ -105,7 +152,7 @@ impl ConnectedPlanes {
         self.changed.subscribe()
     }
 
-    /// Waits until every connected data plane enforces `revision`.
+    /// Waits until every data plane that is connected, or may come back, enforces `revision`.
     pub async fn enforced(&self, revision: u64) {
         let all = |_: &u64| self.all_enforce().is_none_or(|enforced| enforced >= revision);
         // The sender lives as long as this does.
@@ -123,8 +170,8 @@ mod tests {
         planes.enforced(revision).now_or_never().is_some()
     }
 
-    #[test]
-    fn a_change_is_enforced_once_every_connected_plane_has_confirmed_it() {
+    #[tokio::test]
+    async fn a_change_is_enforced_once_every_connected_plane_has_confirmed_it() {
         let planes = Arc::new(ConnectedPlanes::default());
         assert!(enforced(&planes, 9) && planes.all_enforce().is_none(), "nobody is connected");
         let (first, second) = (planes.connect("a"), planes.connect("b"));
@@ -137,14 +184,44 @@ mod tests {
         planes.confirm("a", "h", 2);
         assert_eq!(planes.all_enforce(), Some(3), "confirmations never go back");
         assert!(!enforced(&planes, 4));
-        drop(first);
+        planes.leave("a");
         planes.confirm("b", "h", 4);
-        assert!(enforced(&planes, 4), "who left is not waited for");
-        drop(second);
+        assert!(enforced(&planes, 4), "who leaves is not waited for");
+        drop((first, second));
     }
 
-    #[test]
-    fn what_was_enforced_of_a_database_put_back_or_replaced_counts_no_more() {
+    #[tokio::test(start_paused = true)]
+    async fn who_may_come_back_is_waited_for() {
+        let planes = Arc::new(ConnectedPlanes::default());
+        let first = planes.connect("a");
+        first.sends("h", 3, true);
+        planes.confirm("a", "h", 3);
+        drop(first);
+        assert!(enforced(&planes, 3) && !enforced(&planes, 4), "it goes on with what it has");
+        let again = planes.connect("a");
+        assert!(!enforced(&planes, 3), "what it has now is not known yet");
+        again.sends("h", 4, true);
+        planes.confirm("a", "h", 4);
+        assert!(enforced(&planes, 4));
+        tokio::time::sleep(2 * RETURN).await;
+        assert_eq!(planes.all_enforce(), Some(4), "the stream that broke is no matter any more");
+        // The new stream may be there before the old one is known to be broken.
+        let newest = planes.connect("a");
+        drop(again);
+        newest.sends("h", 5, true);
+        planes.confirm("a", "h", 5);
+        assert!(enforced(&planes, 5));
+        drop(newest);
+        assert!(!enforced(&planes, 6));
+        tokio::time::timeout(2 * RETURN, planes.enforced(6)).await.expect("it did not come back");
+        let last = planes.connect("a");
+        drop(last);
+        planes.leave("a");
+        assert_eq!(planes.all_enforce(), None, "it left by another way");
+    }
+
+    #[tokio::test]
+    async fn what_was_enforced_of_a_database_put_back_or_replaced_counts_no_more() {
         let planes = Arc::new(ConnectedPlanes::default());
         let plane = planes.connect("a");
         plane.sends("h", 9, true);

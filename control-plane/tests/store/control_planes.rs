@@ -58,12 +58,18 @@ pub async fn a_control_plane_tells_of_its_data_planes_where_others_may_be(world:
     app.data_planes().confirm("second", "h", 4);
     app.data_plane_came().await.unwrap();
     assert_eq!((enforced(4).await, enforced(5).await), (true, alone));
-    app.forget_enforced().await.unwrap();
-    assert!(enforced(5).await, "it has ended");
+    app.stop_telling_enforced().await.unwrap();
+    assert_eq!((enforced(4).await, enforced(5).await), (true, alone), "its data planes look for another one");
     app.data_plane_came().await.unwrap();
     drop((first, second));
     app.data_plane_came().await.unwrap();
+    assert_eq!((enforced(4).await, enforced(5).await), (true, alone), "they may come back");
+    app.data_planes().leave("first");
+    app.data_planes().leave("second");
+    app.data_plane_came().await.unwrap();
     assert!(enforced(5).await, "nobody follows it");
+    app.stop_telling_enforced().await.unwrap();
+    assert!(enforced(5).await, "it has ended");
 }
 
 pub async fn a_lease_is_renewed_while_one_data_plane_hangs_and_another_goes_on(world: World) {
