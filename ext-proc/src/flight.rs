@@ -40,7 +40,7 @@ impl Flight {
     /// Writes `opened` and says how to forward.
     ///
     /// # Errors
-    /// The spool cannot be written: nothing may be forwarded, and the hold is released.
+    /// The spool cannot be written, or the call is refused by now: nothing may be forwarded, and the hold is released.
     pub async fn open(
         plane: &Arc<DataPlane>,
         opening: Box<Opening>,
@@ -56,6 +56,8 @@ impl Flight {
             plane.release(&opening);
             return Err(answered);
         }
+        // The record may have waited for the disk, and this is the last moment.
+        let refused = plane.refused(&opening);
         let stub = &opening.stub;
         if stub.unpriced {
             plane.metrics.unpriced.call(&stub.provider, &stub.model, Fate::Held, stub.started_at_ms);
@@ -69,7 +71,12 @@ impl Flight {
             // Now, and not at the cut, while the provider goes on.
             tokio::task::spawn_blocking(tokenizer::load);
         }
-        Ok((Self { plane: Arc::clone(plane), forwarded: Some(Box::new(forwarded)), lease }, forward))
+        let flight = Self { plane: Arc::clone(plane), forwarded: Some(Box::new(forwarded)), lease };
+        if let Some(answered) = refused {
+            flight.close(End::NotForwarded).await;
+            return Err(answered);
+        }
+        Ok((flight, forward))
     }
 
     /// The answer's headers came.

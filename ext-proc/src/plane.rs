@@ -346,6 +346,12 @@ impl DataPlane {
         Some(self.watch.current())
     }
 
+    /// The refusal of a call whose key was revoked, or that was frozen, since it came: once that is confirmed to whoever
+    /// did it, nothing of it leaves any more.
+    pub(crate) fn refused(&self, opening: &Opening) -> Option<Box<Answered>> {
+        opening.refused(self.policy()?.as_ref(), self.now())
+    }
+
     /// The policy once it has reached `revision`, or what there is when it does not in time.
     pub(crate) async fn policy_at(&self, revision: u64) -> Option<Arc<Policy>> {
         self.watch.wait_for(revision, POLICY_WAIT).await;

@@ -144,10 +144,8 @@ impl Session {
             self.plane.release(&opening);
             return Err(Gone);
         }
-        // Deciding may have taken a while: a freeze that was confirmed meanwhile lets nothing more leave.
-        if let Some(answered) =
-            self.plane.policy().and_then(|policy| opening.frozen(&policy, self.plane.now()))
-        {
+        // Deciding may have taken a while. What is refused here was never opened, and leaves no event.
+        if let Some(answered) = self.plane.refused(&opening) {
             self.plane.release(&opening);
             return self.answer(*answered).await;
         }
