@@ -15,19 +15,13 @@ use uuid::Uuid;
 use super::{
     Replay, SpoolConfig, SpoolError, SpoolStats,
     frame::{self, Frame, HEADER, Kind, MAX_PAYLOAD},
+    kept::{Kept, Place},
     segment::{self, Found, Segment},
 };
 
 /// Room kept for the end of each open attempt, beyond the size of its beginning: what a `Closed` adds to the stub,
 /// and its `Settled`.
 const CLOSING_BYTES: u64 = 2048;
-
-/// An attempt whose end is not written yet.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OpenAttempt {
-    pub(super) seq: u64,
-    pub(super) bytes: u64,
-}
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -36,10 +30,10 @@ pub(super) struct State {
     pub(super) active: Arc<File>,
     /// Full segments whose last bytes were not forced to the disk yet.
     pub(super) unsynced: Vec<Arc<File>>,
-    pub(super) open: HashMap<Uuid, OpenAttempt>,
-    /// Ends whose cost the ledger has not been told, with their numbers.
-    pub(super) unsettled: HashMap<Uuid, u64>,
-    pub(super) open_bytes: u64,
+    /// Attempts whose end is not written yet.
+    pub(super) open: Kept,
+    /// Ends whose cost the ledger has not been told.
+    pub(super) unsettled: Kept,
     pub(super) bytes: u64,
     pub(super) stop_upkeep: bool,
     pub(super) persisted_ack: u64,
@@ -69,15 +63,13 @@ pub(super) fn load(dir: &Path) -> Result<(State, Replay), SpoolError> {
             file
         }
     };
-    let open: HashMap<Uuid, OpenAttempt> = seen.open.iter().map(|(id, (open, _))| (*id, *open)).collect();
     let state = State {
         bytes: segments.iter().map(|segment| segment.len).sum(),
-        open_bytes: open.values().map(|attempt| attempt.bytes).sum(),
         segments,
         active: Arc::new(active),
         unsynced: Vec::new(),
-        open,
-        unsettled: seen.unsettled.iter().map(|(id, (seq, _))| (*id, *seq)).collect(),
+        open: seen.open.iter().map(|(id, (place, _))| (*id, *place)).collect(),
+        unsettled: seen.unsettled.iter().map(|(id, (place, _))| (*id, *place)).collect(),
         stop_upkeep: false,
         persisted_ack,
         next_seq,
@@ -99,8 +91,8 @@ fn read_ack(dir: &Path) -> u64 {
 #[derive(Default)]
 pub(super) struct Seen {
     ack: u64,
-    open: HashMap<Uuid, (OpenAttempt, AttemptStub)>,
-    unsettled: HashMap<Uuid, (u64, Closed)>,
+    open: HashMap<Uuid, (Place, AttemptStub)>,
+    unsettled: HashMap<Uuid, (Place, Closed)>,
     unacked: VecDeque<(u64, i64)>,
     last_reported: u64,
 }
@@ -109,10 +101,10 @@ impl Seen {
     pub(super) fn add(&mut self, frame: Frame<'_>) -> Result<(), SpoolError> {
         let record = SpoolRecord::decode(frame.payload)
             .map_err(|_| SpoolError::Record { what: "of this segment is sound but not readable" })?;
+        let place = Place { seq: frame.seq, bytes: frame.len() as u64 };
         match record.kind {
             Some(spool_record::Kind::Opened(Opened { stub: Some(stub) })) => {
-                let attempt = OpenAttempt { seq: frame.seq, bytes: frame.len() as u64 };
-                self.open.insert(attempt_id(&stub.attempt_id)?, (attempt, stub));
+                self.open.insert(attempt_id(&stub.attempt_id)?, (place, stub));
             }
             // What the ledger has charged needs no settling, and whoever owns the attempt ends it himself.
             Some(spool_record::Kind::Closed(closed)) if closed.swept => {
@@ -122,7 +114,7 @@ impl Seen {
                 self.reported(frame.seq, closed.ended_at_ms);
                 let id = attempt_id(closed_id(&closed))?;
                 self.open.remove(&id);
-                self.unsettled.insert(id, (frame.seq, closed));
+                self.unsettled.insert(id, (place, closed));
             }
             Some(spool_record::Kind::Denied(Denied { at_ms, .. })) => self.reported(frame.seq, at_ms),
             Some(spool_record::Kind::Settled(Settled { attempt_id: id })) => {
@@ -148,9 +140,9 @@ impl Seen {
 
     fn into_replay(self, next_seq: u64, found: Found) -> Replay {
         let mut open: Vec<_> = self.open.into_values().collect();
-        open.sort_unstable_by_key(|(attempt, _)| attempt.seq);
+        open.sort_unstable_by_key(|(place, _)| place.seq);
         let mut unsettled: Vec<_> = self.unsettled.into_values().collect();
-        unsettled.sort_unstable_by_key(|(seq, _)| *seq);
+        unsettled.sort_unstable_by_key(|(place, _)| place.seq);
         Replay {
             unclosed: open.into_iter().map(|(_, stub)| stub).collect(),
             unsettled: unsettled.into_iter().map(|(_, closed)| closed).collect(),
@@ -166,7 +158,7 @@ pub(super) fn attempt_id(text: &str) -> Result<Uuid, SpoolError> {
     Uuid::try_parse(text).map_err(|_| SpoolError::Record { what: "names no valid attempt id" })
 }
 
-fn closed_id(closed: &Closed) -> &str {
+pub(super) fn closed_id(closed: &Closed) -> &str {
     closed.stub.as_ref().map_or("", |stub| &stub.attempt_id)
 }
 
@@ -230,23 +222,16 @@ impl State {
     ) -> Result<u64, SpoolError> {
         self.check_room(entry, config, dir)?;
         let seq = self.write(&entry.payload, config, dir)?;
+        let place = Place { seq, bytes: entry.bytes() };
         match entry.effect {
-            Effect::Open(id) => {
-                let bytes = entry.bytes();
-                if let Some(old) = self.open.insert(id, OpenAttempt { seq, bytes }) {
-                    self.open_bytes -= old.bytes;
-                }
-                self.open_bytes += bytes;
-            }
+            Effect::Open(id) => self.open.insert(id, place),
             Effect::Close(id, at_ms) => {
-                if let Some(old) = self.open.remove(&id) {
-                    self.open_bytes -= old.bytes;
-                }
-                self.unsettled.insert(id, seq);
+                self.open.remove(id);
+                self.unsettled.insert(id, place);
                 self.unacked.push_back((seq, at_ms));
             }
             Effect::Sweep(at_ms) | Effect::Deny(at_ms) => self.unacked.push_back((seq, at_ms)),
-            Effect::Settle(id) => drop(self.unsettled.remove(&id)),
+            Effect::Settle(id) => self.unsettled.remove(id),
         }
         if entry.is_reported() {
             self.last_reported = seq;
@@ -262,7 +247,7 @@ impl State {
             Effect::Deny(_) => 0,
             Effect::Close(..) | Effect::Sweep(_) | Effect::Settle(_) => return Ok(()),
         };
-        let kept = self.open_bytes + self.open.len() as u64 * CLOSING_BYTES;
+        let kept = self.open.bytes() + self.open.len() * CLOSING_BYTES;
         if self.bytes + entry.bytes() + end + kept > config.max_bytes {
             return Err(SpoolError::Full { path: dir.to_owned() });
         }
@@ -353,8 +338,8 @@ impl State {
             depth: self.unacked.len() as u64,
             oldest_at_ms: self.unacked.front().map(|&(_, at_ms)| at_ms),
             bytes: self.bytes,
-            open_attempts: self.open.len() as u64,
-            unsettled: self.unsettled.len() as u64,
+            open_attempts: self.open.len(),
+            unsettled: self.unsettled.len(),
         }
     }
 }

@@ -332,6 +332,8 @@ fn an_end_that_the_ledger_has_not_been_told_stays_until_it_has() {
     }
     spool.ack(u64::MAX);
     spool.tidy().unwrap();
+    assert!(segments(dir.path()).len() <= 4, "both were carried over: {:?}", segments(dir.path()));
+    assert_eq!(spool.depth(), 0, "and are not waited for again");
     let told = |spool: &Spool| {
         let mut attempts = spool.unsettled().unwrap();
         attempts.sort_by(|a, b| a.attempt_id.cmp(&b.attempt_id));
@@ -342,11 +344,28 @@ fn an_end_that_the_ledger_has_not_been_told_stays_until_it_has() {
     let (spool, replay) = open(dir.path(), small);
     let ends: Vec<_> = replay.unsettled.iter().filter_map(|closed| closed.stub.clone()).collect();
     assert_eq!(ids(&ends), [stub(7).attempt_id]);
-    let before = segments(dir.path()).len();
     spool.append(&settled(7)).unwrap();
     spool.tidy().unwrap();
-    assert!(segments(dir.path()).len() < before, "nothing keeps the old segments any more");
     assert_eq!(told(&spool), [stub(8).attempt_id], "what was carried over is told once");
+}
+
+#[test]
+fn what_is_acknowledged_goes_even_when_the_disk_cannot_note_that() {
+    let dir = TempDir::new().unwrap();
+    let small = SpoolConfig { segment_bytes: 1, ..config() };
+    let (spool, _) = open(dir.path(), small.clone());
+    for record in [opened(7), closed(1), settled(1), closed(2), settled(2)] {
+        spool.append(&record).unwrap();
+    }
+    let in_the_way = dir.path().join("acked.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    spool.ack(4);
+    assert!(spool.tidy().is_err(), "the acknowledgement is not noted");
+    assert!(segments(dir.path()).len() <= 3, "{:?}", segments(dir.path()));
+    drop(spool);
+    let (_, replay) = open(dir.path(), small);
+    assert_eq!((replay.missing_seqs, replay.damaged_places), (0, 0));
+    assert_eq!((ids(&replay.unclosed), replay.unsettled.len()), (vec![&*stub(7).attempt_id], 0));
 }
 
 #[test]
