@@ -162,6 +162,8 @@ pub struct Spool {
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
+    /// The directory itself, to force the names of new segments: open, so that it cannot fail for want of descriptors.
+    names: File,
     config: SpoolConfig,
     dataplane_id: String,
     state: Mutex<State>,
@@ -198,6 +200,7 @@ impl Spool {
         let (last, acked) = (state.last_reported(), state.acked());
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
+            names: File::open(dir).map_err(segment::failed("open", dir))?,
             config,
             dataplane_id,
             reported: watch::Sender::new(last),

@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) active: Arc<File>,
     /// Full segments whose last bytes were not forced to the disk yet.
     pub(super) unsynced: Vec<Arc<File>>,
+    /// A segment's name was not forced to the disk yet.
+    pub(super) unsynced_name: bool,
     /// Attempts whose end is not written yet.
     pub(super) open: Kept,
     /// Ends whose cost the ledger has not been told.
@@ -55,9 +57,11 @@ pub(super) fn load(dir: &Path) -> Result<(State, Replay), SpoolError> {
     let last_seq = segments.back().map_or(0, |segment| segment.last_seq);
     // A power failure may lose records that were reported already: their numbers are not used again.
     let next_seq = last_seq.max(persisted_ack) + 1;
-    let active = match segments.back() {
-        Some(newest) if newest.last_seq + 1 == next_seq => segment::reopen(newest)?,
-        _ => {
+    let goes_on = segments.back().filter(|newest| newest.last_seq + 1 == next_seq);
+    let unsynced_name = goes_on.is_none();
+    let active = match goes_on {
+        Some(newest) => segment::reopen(newest)?,
+        None => {
             let (segment, file) = segment::create(dir, next_seq)?;
             segments.push_back(segment);
             file
@@ -68,6 +72,7 @@ pub(super) fn load(dir: &Path) -> Result<(State, Replay), SpoolError> {
         segments,
         active: Arc::new(active),
         unsynced: Vec::new(),
+        unsynced_name,
         open: seen.open.iter().map(|(id, (place, _))| (*id, *place)).collect(),
         unsettled: seen.unsettled.iter().map(|(id, (place, _))| (*id, *place)).collect(),
         stop_upkeep: false,
@@ -264,6 +269,19 @@ impl State {
         if let Some(reason) = self.stopped() {
             return Err(SpoolError::Stopped { reason });
         }
+        let written = self.go_on(config, dir).and_then(|()| self.write_frame(payload));
+        match &written {
+            Ok(_) => self.has_room(),
+            Err(error @ SpoolError::Full { .. }) if !std::mem::replace(&mut self.disk_full, true) => {
+                tracing::error!(%error, "nothing new passes until the disk has room");
+            }
+            Err(_) => {}
+        }
+        written
+    }
+
+    /// Starts the next segment when the newest is full.
+    fn go_on(&mut self, config: &SpoolConfig, dir: &Path) -> Result<(), SpoolError> {
         let full =
             |active: &Segment| active.len >= config.segment_bytes && active.last_seq >= active.first_seq;
         if self.segments.back().is_none_or(full) {
@@ -272,7 +290,12 @@ impl State {
             self.segments.push_back(segment);
             let full = std::mem::replace(&mut self.active, Arc::new(file));
             self.unsynced.push(full);
+            self.unsynced_name = true;
         }
+        Ok(())
+    }
+
+    fn write_frame(&mut self, payload: &[u8]) -> Result<u64, SpoolError> {
         let seq = self.next_seq;
         let Some(active) = self.segments.back_mut() else {
             return Err(SpoolError::Stopped { reason: "it has no segment".to_owned() });
@@ -283,16 +306,11 @@ impl State {
             if let Err(undo) = self.active.set_len(active.len) {
                 self.stopped = Some(format!("half a record could not be taken back: {undo}"));
             }
-            let error = SpoolError::from_write(&active.path, error);
-            if matches!(error, SpoolError::Full { .. }) && !std::mem::replace(&mut self.disk_full, true) {
-                tracing::error!(%error, "nothing new passes until the disk has room");
-            }
-            return Err(error);
+            return Err(SpoolError::from_write(&active.path, error));
         }
         let bytes = self.scratch.len() as u64;
         active.len += bytes;
         active.last_seq = seq;
-        self.has_room();
         self.bytes += bytes;
         self.next_seq += 1;
         Ok(seq)

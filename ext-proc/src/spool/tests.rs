@@ -227,6 +227,20 @@ fn a_segment_taken_away_is_noticed() {
 }
 
 #[test]
+fn a_segment_that_could_not_be_begun_is_begun_anew() {
+    let dir = TempDir::new().unwrap();
+    let (spool, _) = open(dir.path(), SpoolConfig { segment_bytes: 1, ..config() });
+    spool.append(&closed(1)).unwrap();
+    // As a full disk leaves it, or a directory that could not be forced.
+    for stump in ["", "NSSPOOL1"] {
+        let next = spool.read_from(1, usize::MAX, usize::MAX).unwrap().next_seq;
+        fs::write(dir.path().join(format!("{next:020}.seg")), stump).unwrap();
+        assert_eq!(spool.append(&closed(next)).unwrap(), next);
+    }
+    assert_eq!(reported(&spool, 1).len(), 3);
+}
+
+#[test]
 fn concurrent_appends_get_numbers_of_their_own_and_read_back_whole() {
     let dir = TempDir::new().unwrap();
     let (spool, _) = open(dir.path(), SpoolConfig { segment_bytes: 4096, ..config() });

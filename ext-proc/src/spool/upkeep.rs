@@ -92,15 +92,16 @@ pub(super) fn round(shared: &Shared, depth: Depth) -> Result<(), SpoolError> {
 
 /// Forces everything written so far to the disk.
 fn force(shared: &Shared) -> Result<(), SpoolError> {
-    let (files, last_seq) = {
+    let (files, name, last_seq) = {
         let mut state = shared.state();
         let mut files = std::mem::take(&mut state.unsynced);
         if *shared.synced.borrow() < state.last_seq() {
             files.push(Arc::clone(&state.active));
         }
-        (files, state.last_seq())
+        (files, std::mem::take(&mut state.unsynced_name), state.last_seq())
     };
-    let forced = files.iter().try_for_each(|file: &Arc<File>| file.sync_data());
+    let named = if name { shared.names.sync_all() } else { Ok(()) };
+    let forced = named.and_then(|()| files.iter().try_for_each(|file: &Arc<File>| file.sync_data()));
     if let Err(source) = forced {
         // After a failed fsync the kernel may drop the pages and report success next time: trust nothing.
         shared.state().stop(format!("fsync failed: {source}"));
