@@ -48,7 +48,8 @@ impl Flight {
     ) -> Result<(Self, Forward), Box<Answered>> {
         if let Err(cause) = plane.spool.append_durably(&convert::opened(&opening.stub, &opening.trail)).await
         {
-            // A full disk is told once, by the spool.
+            plane.metrics.spool_refusals.inc();
+            // A full spool is told once, by itself.
             if !matches!(cause, SpoolError::Full { .. }) {
                 error!(%cause, "the spool cannot be written; the request is refused");
             }

@@ -321,7 +321,7 @@ impl Spool {
         if let Some(reason) = state.stopped() {
             return Some(SpoolError::Stopped { reason }.to_string());
         }
-        let full = state.disk_full || state.stats().bytes >= self.shared.config.max_bytes;
+        let full = state.disk_full || state.is_at_max(&self.shared.config);
         full.then(|| SpoolError::Full { path: self.shared.dir.clone() }.to_string())
     }
 

@@ -22,6 +22,9 @@ use super::{
 /// Room kept for the end of each open attempt, beyond the size of its beginning: what a `Closed` adds to the stub,
 /// and its `Settled`.
 const CLOSING_BYTES: u64 = 2048;
+/// What a new attempt must find room for at least: the beginning and the end of a usual one, so that "ready" means that
+/// one passes.
+const ATTEMPT_BYTES: u64 = 8 << 10;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -46,6 +49,8 @@ pub(super) struct State {
     stopped: Option<String>,
     /// The disk had no room for the last write, nor since.
     pub(super) disk_full: bool,
+    /// Something was refused for the configured maximum, and nothing was freed since.
+    at_max: bool,
 }
 
 /// Reads the directory back.
@@ -83,6 +88,7 @@ pub(super) fn load(dir: &Path) -> Result<(State, Replay), SpoolError> {
         scratch: Vec::new(),
         stopped: None,
         disk_full: false,
+        at_max: false,
     };
     Ok((state, seen.into_replay(next_seq, found)))
 }
@@ -245,18 +251,44 @@ impl State {
     }
 
     /// Refuses what may be refused, early enough that the end of every open attempt still fits.
-    fn check_room(&self, entry: &Entry, config: &SpoolConfig, dir: &Path) -> Result<(), SpoolError> {
-        // The end of an attempt repeats its beginning.
-        let end = match entry.effect {
-            Effect::Open(_) => entry.bytes() + CLOSING_BYTES,
-            Effect::Deny(_) => 0,
+    fn check_room(&mut self, entry: &Entry, config: &SpoolConfig, dir: &Path) -> Result<(), SpoolError> {
+        let needed = match entry.effect {
+            // The end of an attempt repeats its beginning.
+            Effect::Open(_) => (2 * entry.bytes() + CLOSING_BYTES).max(ATTEMPT_BYTES),
+            Effect::Deny(_) => entry.bytes(),
             Effect::Close(..) | Effect::Sweep(_) | Effect::Settle(_) => return Ok(()),
         };
-        let kept = self.open.bytes() + self.open.len() * CLOSING_BYTES;
-        if self.bytes + entry.bytes() + end + kept > config.max_bytes {
-            return Err(SpoolError::Full { path: dir.to_owned() });
+        if needed <= self.room(config) {
+            return Ok(());
         }
-        Ok(())
+        if self.is_at_max(config) && !std::mem::replace(&mut self.at_max, true) {
+            let max_bytes = config.max_bytes;
+            tracing::error!(
+                max_bytes,
+                "the spool is full: nothing new passes until the control plane has taken more of it"
+            );
+        }
+        Err(SpoolError::Full { path: dir.to_owned() })
+    }
+
+    /// Bytes below the configured maximum that no open attempt will need.
+    fn room(&self, config: &SpoolConfig) -> u64 {
+        let kept = self.open.bytes() + self.open.len() * CLOSING_BYTES;
+        config.max_bytes.saturating_sub(self.bytes + kept)
+    }
+
+    /// Whether the configured maximum lets no new attempt pass.
+    pub(super) fn is_at_max(&self, config: &SpoolConfig) -> bool {
+        self.room(config) < ATTEMPT_BYTES
+    }
+
+    /// The oldest segment is deleted.
+    pub(super) fn drop_oldest(&mut self, config: &SpoolConfig) {
+        self.bytes -= self.segments.pop_front().map_or(0, |oldest| oldest.len);
+        if self.at_max && !self.is_at_max(config) {
+            self.at_max = false;
+            tracing::warn!("the spool has room again");
+        }
     }
 
     /// Writes one frame, whole or not at all.

@@ -409,12 +409,16 @@ fn a_full_spool_refuses_beginnings_and_keeps_room_for_every_end() {
         begun += 1;
     }
     assert!(matches!(spool.append(&opened(begun)), Err(SpoolError::Full { .. })));
-    assert!(begun > 5);
+    assert!(begun > 5 && spool.refuses().is_some(), "and says so before it has all its bytes");
     for n in 0..begun {
         spool.append(&closed(n)).unwrap();
         spool.append(&settled(n)).unwrap();
     }
     assert!(spool.stats().bytes <= 40_000, "the ends fitted into what was kept for them");
+    assert!(
+        spool.refuses().is_none() && spool.append(&opened(begun)).is_ok(),
+        "where the ends left room, one passes"
+    );
 }
 
 #[test]

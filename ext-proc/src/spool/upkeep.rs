@@ -165,10 +165,7 @@ fn drop_oldest(shared: &Shared) -> Result<bool, SpoolError> {
     // What was carried, and the ends of what was not, must not be lost together with the segment.
     force(shared)?;
     fs::remove_file(&oldest.path).map_err(failed("delete", &oldest.path))?;
-    let mut state = shared.state();
-    state.segments.pop_front();
-    state.bytes -= oldest.len;
-    drop(state);
+    shared.state().drop_oldest(&shared.config);
     sync_dir(&shared.dir)?;
     Ok(true)
 }
