@@ -13,7 +13,7 @@ use nullspend_core::{
     money::Nanos,
     tokenizer,
 };
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::{
     DataPlane, convert,
@@ -26,8 +26,6 @@ use crate::{
 
 /// How long an answer's last byte waits for its settlement; afterwards the settlement goes on alone.
 const SETTLE_WAIT: Duration = Duration::from_millis(250);
-/// Between tries to write the spool.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// One attempt between `opened` and `closed`.
 pub struct Flight {
@@ -215,33 +213,12 @@ impl Pending {
             self.write(&plane, 2).await;
         }
         drop(self.lease.take());
-        let hold = self.stub.attempt;
-        if plane.spool.append(&convert::settled(hold)).is_err() {
-            // Only a shortcut for the next start; settling twice changes nothing.
-            plane.spool.forget(hold);
-            warn!(attempt = %hold, "the settled mark could not be written");
-        }
+        plane.mark_settled(self.stub.attempt).await;
     }
 
     /// Nothing is settled before `closed` is written, so a full disk is waited for, with the hold in place.
     async fn write(&self, plane: &DataPlane, revision: u32) {
-        let mut record = convert::closed(&self.stub, &self.closing, revision);
-        while let Err(cause) = plane.spool.append_durably(&record).await {
-            if let SpoolError::Record { .. } = cause {
-                // What the record itself makes impossible no repeat will change: the money goes without its decoration.
-                error!(%cause, attempt = %self.stub.attempt, "an event does not fit its record; writing it without texts");
-                record = convert::closed(&plain(&self.stub), &self.closing.without_texts(), revision);
-                if plane.spool.append_durably(&record).await.is_ok() {
-                    return;
-                }
-            }
-            error!(%cause, attempt = %self.stub.attempt, "the spool cannot be written; closing will be tried again");
-            tokio::time::sleep(RETRY).await;
-        }
+        let record = convert::closed(&self.stub, &self.closing, revision);
+        plane.write_surely(self.stub.attempt, record).await;
     }
-}
-
-/// A stub without what its caller may have made long.
-fn plain(stub: &AttemptStub) -> AttemptStub {
-    AttemptStub { tags: std::collections::BTreeMap::new(), session_id: None, customer: None, ..stub.clone() }
 }
