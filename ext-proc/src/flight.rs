@@ -191,9 +191,17 @@ async fn pay(plane: &DataPlane, forwarded: &mut Forwarded, owed: Owed) -> Result
 impl Drop for Flight {
     /// A flight that nobody closed (the stream broke, a task panicked) is closed as broken.
     fn drop(&mut self) {
-        if let Some(pending) = self.end(End::Broken) {
-            tokio::spawn(pending.settle(Arc::clone(&self.plane)));
-        }
+        let Some(forwarded) = self.forwarded.take() else { return };
+        let (plane, lease) = (Arc::clone(&self.plane), self.lease.take());
+        let entered = plane.enter();
+        // Not here: a second panic, on what caused the first, would end the process.
+        tokio::spawn(async move {
+            let mut flight = Self { plane: Arc::clone(&plane), forwarded: Some(forwarded), lease };
+            if let Some(pending) = flight.end(End::Broken) {
+                pending.settle(plane).await;
+            }
+            drop(entered);
+        });
     }
 }
 

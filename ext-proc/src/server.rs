@@ -1,12 +1,12 @@
 //! The ext_proc service: one gRPC stream is one HTTP request, driven through the core's stages.
 
-use std::{pin::Pin, sync::Arc};
+use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
 use envoy_types::pb::envoy::service::ext_proc::v3::{
     HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse,
     external_processor_server::ExternalProcessor, processing_request::Request as Phase,
 };
-use futures::Stream;
+use futures::{FutureExt as _, Stream};
 use nullspend_core::{
     exchange::{
         Admission, Answered, AwaitingBody, Begin, End, Opening, Origin, ResponseHead, Tightening, Verdict,
@@ -44,10 +44,18 @@ impl ExternalProcessor for ExtProcService {
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<Self::ProcessStream>, Status> {
         let (to_envoy, answers) = mpsc::channel(ANSWERS_QUEUED);
+        let failed = to_envoy.clone();
         let session = Session { plane: Arc::clone(&self.0), from_envoy: request.into_inner(), to_envoy };
         // Read in a task of its own: polled from the answer stream, the last message is lost when Envoy resets at once.
-        tokio::spawn(session.run());
+        tokio::spawn(guarded(session.run(), failed));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+/// Turns a panic into an error: to a stream that merely ends Envoy shows no more of the exchange, and lets it pass.
+async fn guarded(run: impl Future<Output = ()>, to_envoy: mpsc::Sender<Result<ProcessingResponse, Status>>) {
+    if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+        let _ = to_envoy.send(Err(Status::internal("the data plane failed on this exchange"))).await;
     }
 }
 

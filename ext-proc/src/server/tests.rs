@@ -363,3 +363,11 @@ async fn health_and_unknown_routes_are_answered_without_a_key() {
         assert_eq!(answer.status.unwrap().code, status, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_panic_is_an_error_to_envoy_and_not_an_end() {
+    let (to_envoy, mut answers) = mpsc::channel(1);
+    super::guarded(async { panic!("on purpose") }, to_envoy).await;
+    assert_eq!(answers.recv().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
+    assert!(answers.recv().await.is_none());
+}
