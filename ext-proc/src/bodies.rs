@@ -41,6 +41,18 @@ impl Bodies {
     }
 }
 
+impl BodyPermit {
+    /// Keeps `bytes` of it for as long as an answer takes; `None` while more than half of the cap is held: that is for
+    /// bodies that still have to be decided.
+    #[must_use]
+    pub fn keep(mut self, bytes: usize) -> Option<Self> {
+        let (bytes, half) = (bytes.min(self.bytes), self.bodies.max_bytes / 2);
+        self.bodies.held_bytes.fetch_sub(self.bytes - bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+        (self.bodies.held_bytes.load(Ordering::Relaxed) <= half).then_some(self)
+    }
+}
+
 impl Drop for BodyPermit {
     fn drop(&mut self) {
         self.bodies.held_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -60,5 +72,15 @@ mod tests {
         drop(first);
         assert!(bodies.permit(60).is_ok() && bodies.permit(61).is_err());
         drop(second);
+    }
+
+    #[test]
+    fn what_is_kept_long_leaves_half_of_the_cap_to_what_is_short() {
+        let bodies = Bodies::new(100);
+        let kept: Vec<_> = (0..2).map(|_| bodies.permit(60).unwrap().keep(20).unwrap()).collect();
+        assert!(bodies.permit(20).unwrap().keep(20).is_none(), "60 of 100");
+        assert!(bodies.permit(61).is_err() && bodies.permit(60).is_ok(), "what was not kept is given back");
+        drop(kept);
+        assert!(bodies.permit(100).is_ok());
     }
 }

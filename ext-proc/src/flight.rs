@@ -16,7 +16,9 @@ use nullspend_core::{
 use tracing::error;
 
 use crate::{
-    DataPlane, convert,
+    DataPlane,
+    bodies::BodyPermit,
+    convert,
     lease::Lease,
     plane::{Entered, Extension},
     settle::{Settled, Settlement},
@@ -32,6 +34,8 @@ pub struct Flight {
     plane: Arc<DataPlane>,
     forwarded: Option<Box<Forwarded>>,
     lease: Option<Lease>,
+    /// For the prompt that is kept to be counted.
+    kept: Option<BodyPermit>,
 }
 
 impl Flight {
@@ -43,6 +47,7 @@ impl Flight {
         plane: &Arc<DataPlane>,
         opening: Box<Opening>,
         body: Vec<u8>,
+        permit: BodyPermit,
     ) -> Result<(Self, Forward), Box<Answered>> {
         if let Err(cause) = plane.spool.append_durably(&convert::opened(&opening.stub, &opening.trail)).await
         {
@@ -64,13 +69,18 @@ impl Flight {
         // On credit there is nothing to renew; what a late reserve may hold all the same is settled with the rest.
         let held = !opening.stub.charges.is_empty() && !opening.stub.on_credit;
         let lease = held.then(|| plane.leases.keep(opening.stub.org, opening.stub.attempt));
-        let (forward, forwarded) = opening.opened(body, plane.now());
+        let (forward, mut forwarded) = opening.opened(body, plane.now());
         plane.metrics.added_latency(forwarded.overhead_us());
         if forwarded.may_be_cut() {
             // Now, and not at the cut, while the provider goes on.
             tokio::task::spawn_blocking(tokenizer::load);
         }
-        let flight = Self { plane: Arc::clone(plane), forwarded: Some(Box::new(forwarded)), lease };
+        let kept = permit.keep(forwarded.prompt_bytes());
+        if kept.is_none() {
+            forwarded.forget_prompt();
+        }
+        let plane = Arc::clone(plane);
+        let flight = Self { plane, forwarded: Some(Box::new(forwarded)), lease, kept };
         if let Some(answered) = refused {
             flight.close(End::NotForwarded).await;
             return Err(answered);
@@ -192,11 +202,11 @@ impl Drop for Flight {
     /// A flight that nobody closed (the stream broke, a task panicked) is closed as broken.
     fn drop(&mut self) {
         let Some(forwarded) = self.forwarded.take() else { return };
-        let (plane, lease) = (Arc::clone(&self.plane), self.lease.take());
+        let (plane, lease, kept) = (Arc::clone(&self.plane), self.lease.take(), self.kept.take());
         let entered = plane.enter();
         // Not here: a second panic, on what caused the first, would end the process.
         tokio::spawn(async move {
-            let mut flight = Self { plane: Arc::clone(&plane), forwarded: Some(forwarded), lease };
+            let mut flight = Self { plane: Arc::clone(&plane), forwarded: Some(forwarded), lease, kept };
             if let Some(pending) = flight.end(End::Broken) {
                 pending.settle(plane).await;
             }

@@ -157,11 +157,11 @@ impl Session {
             self.plane.release(&opening);
             return self.answer(*answered).await;
         }
-        let (flight, forward) = match Flight::open(&self.plane, opening, body).await {
+        let (flight, forward) = match Flight::open(&self.plane, opening, body, permit).await {
             Ok(opened) => opened,
             Err(answered) => return self.answer(*answered).await,
         };
-        drop((permit, deciding));
+        drop(deciding);
         if self.send(wire::forward(forward)).await.is_err() {
             flight.close(End::NotForwarded).await;
             return Err(Gone);

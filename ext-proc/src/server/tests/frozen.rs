@@ -125,7 +125,8 @@ async fn a_key_revoked_while_the_record_is_written_lets_nothing_leave() {
     let Asked::Ledger(outcome) = world.plane.reserve(&reserving).await else { panic!("on credit") };
     let Verdict::Open(opening) = reserving.reserved(outcome, now) else { panic!("not open") };
     revoke(&world).await;
-    let Err(answered) = Flight::open(&world.plane, opening, body).await else { panic!("forwarded") };
+    let permit = world.plane.bodies.permit(body.len()).unwrap();
+    let Err(answered) = Flight::open(&world.plane, opening, body, permit).await else { panic!("forwarded") };
     assert_eq!(answered.answer.status, 401);
     let records = world.records().await;
     let events = closed(&records);
