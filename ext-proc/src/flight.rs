@@ -11,7 +11,6 @@ use nullspend_core::{
     },
     id::BudgetId,
     money::Nanos,
-    tokenizer,
 };
 use tracing::error;
 
@@ -71,10 +70,6 @@ impl Flight {
         let lease = held.then(|| plane.leases.keep(opening.stub.org, opening.stub.attempt));
         let (forward, mut forwarded) = opening.opened(body, plane.now());
         plane.metrics.added_latency(forwarded.overhead_us());
-        if forwarded.may_be_cut() {
-            // Now, and not at the cut, while the provider goes on.
-            tokio::task::spawn_blocking(tokenizer::load);
-        }
         let kept = permit.keep(forwarded.prompt_bytes());
         if kept.is_none() {
             forwarded.forget_prompt();

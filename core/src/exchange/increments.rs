@@ -191,12 +191,6 @@ impl Increments {
 }
 
 impl Forwarded {
-    /// Its hold grows with it, so its budgets may end it.
-    #[must_use]
-    pub fn may_be_cut(&self) -> bool {
-        self.increments.is_some()
-    }
-
     /// What wants to be held now. What blocks is asked for before anything else passes, the rest when there is time.
     #[must_use]
     pub fn owes(&self) -> Option<Owed> {
