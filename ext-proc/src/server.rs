@@ -10,7 +10,7 @@ use futures::{FutureExt as _, Stream};
 use nullspend_core::{
     exchange::{
         Admission, Answered, AwaitingBody, Begin, End, Opening, Origin, ResponseHead, Tightening, Verdict,
-        answer::Refusal, begin, limit_client,
+        begin, limit_client,
     },
     id::AttemptId,
 };
@@ -134,9 +134,8 @@ impl Session {
     }
 
     async fn body(&mut self, awaiting: AwaitingBody, body: Vec<u8>) -> Result<(), Gone> {
-        let permit = match self.plane.bodies.permit(body.len()) {
-            Ok(permit) => permit,
-            Err(refusal) => return self.answer_refusal(&refusal).await,
+        let Some(permit) = self.plane.bodies.permit(body.len()) else {
+            return self.answer(*awaiting.overloaded()).await;
         };
         let awaiting = match self.plane.policy() {
             Some(policy) => awaiting.under(policy),
@@ -342,10 +341,6 @@ impl Session {
         answered.took(self.plane.now());
         self.plane.answered(&answered);
         self.send(wire::immediate(answered.answer)).await
-    }
-
-    async fn answer_refusal(&self, refusal: &Refusal) -> Result<(), Gone> {
-        self.answer(Answered { answer: refusal.answer(None), api: None, denial: None }).await
     }
 }
 

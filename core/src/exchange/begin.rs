@@ -61,6 +61,12 @@ impl AwaitingBody {
         self
     }
 
+    /// The refusal of a body for which there is no room in memory now.
+    #[must_use]
+    pub fn overloaded(&self) -> Box<Answered> {
+        self.call.answered(Refusal::Overloaded.answer(Some(self.call.api)), None)
+    }
+
     /// Notes how long the headers took, once they are answered.
     pub fn headers_took(&mut self, now: Moment) {
         self.call.head_us = now.us_since(self.call.started);
