@@ -271,22 +271,6 @@ pub struct Closing {
     pub trail: Trail,
 }
 
-impl Closing {
-    /// The same end without texts of a provider's or caller's choosing.
-    #[must_use]
-    pub fn without_texts(&self) -> Self {
-        Self {
-            provider_request_id: None,
-            served_model: None,
-            stop_reason: None,
-            system_tags: BTreeMap::new(),
-            detail: Detail::default(),
-            trail: Trail::default(),
-            ..self.clone()
-        }
-    }
-}
-
 /// A refused request, kept for explaining; not an event (design §5).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Denial {

@@ -284,6 +284,12 @@ impl Policy {
         self.keys_by_sha256.get(sha256)
     }
 
+    /// Who a key is, by its id; `None` once it is revoked.
+    #[must_use]
+    pub fn key_by_id(&self, key: KeyId) -> Option<&Arc<KeyIdentity>> {
+        self.key(self.sha256_by_key.get(&key)?)
+    }
+
     /// The settings of an organisation.
     #[must_use]
     pub fn org(&self, org: OrgId) -> OrgRule {

@@ -163,6 +163,12 @@ impl Frames {
         }
     }
 
+    /// Bytes of the event that is not complete yet.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.held.len()
+    }
+
     /// The bytes have ended: what had no end of its own, if anything.
     pub fn take_rest(&mut self) -> Option<Vec<u8>> {
         Some(std::mem::take(&mut self.held)).filter(|rest| !rest.is_empty())

@@ -11,12 +11,13 @@ use nullspend_core::{
     },
     id::BudgetId,
     money::Nanos,
-    tokenizer,
 };
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::{
-    DataPlane, convert,
+    DataPlane,
+    bodies::BodyPermit,
+    convert,
     lease::Lease,
     plane::{Entered, Extension},
     settle::{Settled, Settlement},
@@ -26,29 +27,31 @@ use crate::{
 
 /// How long an answer's last byte waits for its settlement; afterwards the settlement goes on alone.
 const SETTLE_WAIT: Duration = Duration::from_millis(250);
-/// Between tries to write the spool.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// One attempt between `opened` and `closed`.
 pub struct Flight {
     plane: Arc<DataPlane>,
     forwarded: Option<Box<Forwarded>>,
     lease: Option<Lease>,
+    /// For the prompt that is kept to be counted.
+    kept: Option<BodyPermit>,
 }
 
 impl Flight {
     /// Writes `opened` and says how to forward.
     ///
     /// # Errors
-    /// The spool cannot be written: nothing may be forwarded, and the hold is released.
+    /// The spool cannot be written, or the call is refused by now: nothing may be forwarded, and the hold is released.
     pub async fn open(
         plane: &Arc<DataPlane>,
         opening: Box<Opening>,
         body: Vec<u8>,
+        permit: BodyPermit,
     ) -> Result<(Self, Forward), Box<Answered>> {
         if let Err(cause) = plane.spool.append_durably(&convert::opened(&opening.stub, &opening.trail)).await
         {
-            // A full disk is told once, by the spool.
+            plane.metrics.spool_refusals.inc();
+            // A full spool is told once, by itself.
             if !matches!(cause, SpoolError::Full { .. }) {
                 error!(%cause, "the spool cannot be written; the request is refused");
             }
@@ -56,6 +59,8 @@ impl Flight {
             plane.release(&opening);
             return Err(answered);
         }
+        // The record may have waited for the disk, and this is the last moment.
+        let refused = plane.refused(&opening);
         let stub = &opening.stub;
         if stub.unpriced {
             plane.metrics.unpriced.call(&stub.provider, &stub.model, Fate::Held, stub.started_at_ms);
@@ -63,13 +68,19 @@ impl Flight {
         // On credit there is nothing to renew; what a late reserve may hold all the same is settled with the rest.
         let held = !opening.stub.charges.is_empty() && !opening.stub.on_credit;
         let lease = held.then(|| plane.leases.keep(opening.stub.org, opening.stub.attempt));
-        let (forward, forwarded) = opening.opened(body, plane.now());
+        let (forward, mut forwarded) = opening.opened(body, plane.now());
         plane.metrics.added_latency(forwarded.overhead_us());
-        if forwarded.may_be_cut() {
-            // Now, and not at the cut, while the provider goes on.
-            tokio::task::spawn_blocking(tokenizer::load);
+        let kept = permit.keep(forwarded.prompt_bytes());
+        if kept.is_none() {
+            forwarded.forget_prompt();
         }
-        Ok((Self { plane: Arc::clone(plane), forwarded: Some(Box::new(forwarded)), lease }, forward))
+        let plane = Arc::clone(plane);
+        let flight = Self { plane, forwarded: Some(Box::new(forwarded)), lease, kept };
+        if let Some(answered) = refused {
+            flight.close(End::NotForwarded).await;
+            return Err(answered);
+        }
+        Ok((flight, forward))
     }
 
     /// The answer's headers came.
@@ -185,9 +196,17 @@ async fn pay(plane: &DataPlane, forwarded: &mut Forwarded, owed: Owed) -> Result
 impl Drop for Flight {
     /// A flight that nobody closed (the stream broke, a task panicked) is closed as broken.
     fn drop(&mut self) {
-        if let Some(pending) = self.end(End::Broken) {
-            tokio::spawn(pending.settle(Arc::clone(&self.plane)));
-        }
+        let Some(forwarded) = self.forwarded.take() else { return };
+        let (plane, lease, kept) = (Arc::clone(&self.plane), self.lease.take(), self.kept.take());
+        let entered = plane.enter();
+        // Not here: a second panic, on what caused the first, would end the process.
+        tokio::spawn(async move {
+            let mut flight = Self { plane: Arc::clone(&plane), forwarded: Some(forwarded), lease, kept };
+            if let Some(pending) = flight.end(End::Broken) {
+                pending.settle(plane).await;
+            }
+            drop(entered);
+        });
     }
 }
 
@@ -207,33 +226,12 @@ impl Pending {
             self.write(&plane, 2).await;
         }
         drop(self.lease.take());
-        let hold = self.stub.attempt;
-        if plane.spool.append(&convert::settled(hold)).is_err() {
-            // Only a shortcut for the next start; settling twice changes nothing.
-            plane.spool.forget(hold);
-            warn!(attempt = %hold, "the settled mark could not be written");
-        }
+        plane.mark_settled(self.stub.attempt).await;
     }
 
     /// Nothing is settled before `closed` is written, so a full disk is waited for, with the hold in place.
     async fn write(&self, plane: &DataPlane, revision: u32) {
-        let mut record = convert::closed(&self.stub, &self.closing, revision);
-        while let Err(cause) = plane.spool.append_durably(&record).await {
-            if let SpoolError::Record { .. } = cause {
-                // What the record itself makes impossible no repeat will change: the money goes without its decoration.
-                error!(%cause, attempt = %self.stub.attempt, "an event does not fit its record; writing it without texts");
-                record = convert::closed(&plain(&self.stub), &self.closing.without_texts(), revision);
-                if plane.spool.append_durably(&record).await.is_ok() {
-                    return;
-                }
-            }
-            error!(%cause, attempt = %self.stub.attempt, "the spool cannot be written; closing will be tried again");
-            tokio::time::sleep(RETRY).await;
-        }
+        let record = convert::closed(&self.stub, &self.closing, revision);
+        plane.write_surely(self.stub.attempt, record).await;
     }
-}
-
-/// A stub without what its caller may have made long.
-fn plain(stub: &AttemptStub) -> AttemptStub {
-    AttemptStub { tags: std::collections::BTreeMap::new(), session_id: None, customer: None, ..stub.clone() }
 }

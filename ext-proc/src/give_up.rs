@@ -1,6 +1,6 @@
 //! Reserves whose answer did not come: the ledger may have carried them out, or may yet.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use nullspend_core::{
     attempt::{Ending, Measurement},
@@ -11,12 +11,9 @@ use nullspend_proto::internal::{AttemptStub, Closed, SpoolRecord, spool_record::
 use prost::Message as _;
 
 use crate::{
-    DataPlane, convert,
+    DataPlane,
     settle::{Settled, Settlement},
 };
-
-/// Between tries to write the spool.
-const RETRY: Duration = Duration::from_millis(500);
 
 impl DataPlane {
     /// Takes a reserve back whose call was refused for want of an answer, for as long as that takes: what is held is
@@ -36,7 +33,7 @@ impl DataPlane {
                 plane.write_correction(settlement.hold, &stub).await;
             }
             if plane.spool.is_unsettled(settlement.hold) {
-                plane.write_surely(settlement.hold, &convert::settled(settlement.hold)).await;
+                plane.mark_settled(settlement.hold).await;
             }
             drop(entered);
         });
@@ -53,14 +50,6 @@ impl DataPlane {
             stub: Some(stub.clone()),
             ..Closed::default()
         };
-        self.write_surely(hold, &SpoolRecord { kind: Some(Kind::Closed(closed)) }).await;
-    }
-
-    async fn write_surely(&self, hold: AttemptId, record: &SpoolRecord) {
-        while let Err(cause) = self.spool.append(record) {
-            self.metrics.spool_refusals.inc();
-            tracing::error!(%cause, attempt = %hold, "a lapsed hold of a refused call cannot be corrected yet");
-            tokio::time::sleep(RETRY).await;
-        }
+        self.write_surely(hold, SpoolRecord { kind: Some(Kind::Closed(closed)) }).await;
     }
 }

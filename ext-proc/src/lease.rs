@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -34,7 +34,7 @@ const RENEWED_AT_ONCE: usize = 500;
 pub struct LeaseConfig {
     /// A hold that is not renewed for this long is charged in full.
     pub lease: Duration,
-    /// How often holds that ran out are looked for.
+    /// How often ours are renewed and those that ran out are looked for, or every third of a lease where that is shorter.
     pub sweep_every: Duration,
 }
 
@@ -59,8 +59,8 @@ pub struct Leases {
 
 struct Open {
     org: OrgId,
-    since_ms: i64,
-    lost: Arc<AtomicBool>,
+    /// It lapsed or vanished meanwhile: settling it will say so.
+    lost: bool,
 }
 
 /// A hold that is renewed for as long as this value lives. Drop it after the hold was settled.
@@ -68,15 +68,6 @@ struct Open {
 pub struct Lease {
     leases: Arc<Leases>,
     hold: AttemptId,
-    lost: Arc<AtomicBool>,
-}
-
-impl Lease {
-    /// The hold lapsed or vanished meanwhile: settling it will say so.
-    #[must_use]
-    pub fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
-    }
 }
 
 impl Drop for Lease {
@@ -87,10 +78,7 @@ impl Drop for Lease {
 
 impl std::fmt::Debug for Lease {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lease")
-            .field("hold", &self.hold)
-            .field("lost", &self.is_lost())
-            .finish_non_exhaustive()
+        f.debug_struct("Lease").field("hold", &self.hold).finish_non_exhaustive()
     }
 }
 
@@ -130,10 +118,8 @@ impl Leases {
 
     /// Renews `hold` from now on. Call it once the hold is reserved.
     pub fn keep(self: &Arc<Self>, org: OrgId, hold: AttemptId) -> Lease {
-        let lost = Arc::new(AtomicBool::new(false));
-        let open = Open { org, since_ms: self.clock.now_ms(), lost: Arc::clone(&lost) };
-        self.holds().insert(hold, open);
-        Lease { leases: Arc::clone(self), hold, lost }
+        self.holds().insert(hold, Open { org, lost: false });
+        Lease { leases: Arc::clone(self), hold }
     }
 
     /// The next extension number: rising over all holds of this process, so for each of them too.
@@ -147,32 +133,16 @@ impl Leases {
         self.holds().len() as u64
     }
 
-    /// Age of the oldest of them in milliseconds, 0 when there is none.
-    #[must_use]
-    pub fn oldest_ms(&self) -> i64 {
-        let now_ms = self.clock.now_ms();
-        self.holds().values().map(|open| now_ms - open.since_ms).max().unwrap_or(0)
-    }
-
     /// Renews and sweeps until `shutdown`. Keep it running until the last request has ended.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        let mut renew = tokio::time::interval(self.config.lease / 3);
-        let mut sweep = tokio::time::interval(self.config.sweep_every);
+        // A short lease is renewed often enough to outlive two renewals that fail.
+        let mut round = tokio::time::interval(self.config.sweep_every.min(self.config.lease / 3));
         // After a pause (a suspended machine) one renewal does; a burst of them would only load the ledger.
-        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                // Renewals first: a sweep must not take what a renewal would have kept.
-                biased;
-                () = shutdown.cancelled() => return,
-                _ = renew.tick() => self.renew_all().await,
-                _ = sweep.tick() => {
-                    // Leases run on the wall clock: after a step or a sleep of the machine all look over, and ours are not.
-                    self.renew_all().await;
-                    self.sweep().await;
-                }
-            }
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while shutdown.run_until_cancelled(round.tick()).await.is_some() {
+            // Leases run on the wall clock: after a step or a sleep of the machine all look over, and ours are not.
+            self.renew_all().await;
+            self.sweep().await;
         }
     }
 
@@ -180,7 +150,7 @@ impl Leases {
     pub async fn renew_all(&self) {
         let mut by_org: HashMap<OrgId, Vec<AttemptId>> = HashMap::new();
         for (hold, open) in self.holds().iter() {
-            if !open.lost.load(Ordering::Relaxed) {
+            if !open.lost {
                 by_org.entry(open.org).or_default().push(*hold);
             }
         }
@@ -215,8 +185,8 @@ impl Leases {
 
     /// A request that ended meanwhile has no lease left to lose.
     fn mark_lost(&self, hold: AttemptId) {
-        if let Some(open) = self.holds().get(&hold)
-            && !open.lost.swap(true, Ordering::Relaxed)
+        if let Some(open) = self.holds().get_mut(&hold)
+            && !std::mem::replace(&mut open.lost, true)
         {
             self.metrics.leases_lost.inc();
             tracing::error!(attempt = %hold, "an open hold lapsed under its owner");

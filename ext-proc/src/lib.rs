@@ -24,6 +24,7 @@ pub mod report;
 mod server;
 mod settle;
 pub mod spool;
+mod surely;
 mod trail;
 mod unpriced;
 pub mod watch;

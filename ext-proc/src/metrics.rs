@@ -96,6 +96,8 @@ pub struct Metrics {
     pub ledger_failures: Counter,
     /// Reserves that were taken back because their answer did not come.
     pub reserves_given_up: Counter,
+    /// Settlements taken as made, since the ledger had forgotten whether it carried them out.
+    pub settlements_presumed: Counter,
     /// Calls that passed on their budgets' credit, since the ledger did not answer.
     pub calls_on_credit: Counter,
     /// Rows of the control plane's policy that were refused.
@@ -134,6 +136,7 @@ impl Metrics {
             streams_cut: Counter::default(),
             ledger_failures: Counter::default(),
             reserves_given_up: Counter::default(),
+            settlements_presumed: Counter::default(),
             calls_on_credit: Counter::default(),
             policy_rows_refused: Counter::default(),
             policy_save_failures: Counter::default(),
@@ -174,6 +177,11 @@ impl Metrics {
             ("leases_lost", "Open holds that lapsed or vanished under their owner", &self.leases_lost),
             ("streams_cut", "Streams ended because no more could be held for them", &self.streams_cut),
             ("ledger_failures", "Ledger calls that did not reach it", &self.ledger_failures),
+            (
+                "settlements_presumed",
+                "Settlements taken as made, since the ledger had forgotten whether it carried them out",
+                &self.settlements_presumed,
+            ),
             (
                 "reserves_given_up",
                 "Reserves taken back because their answer did not come",

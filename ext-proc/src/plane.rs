@@ -19,6 +19,7 @@ use nullspend_core::{
     ledger::{Balance, ExtendOutcome, Ledger, LedgerUnavailable, Reserve, ReserveOutcome, Silence},
     money::Nanos,
     policy::Policy,
+    tokenizer,
 };
 use tokio::sync::Semaphore;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -116,9 +117,6 @@ pub enum ServeError {
     /// Envoy's.
     #[error("serve ext_proc")]
     ExtProc(#[source] tonic::transport::Error),
-    /// The metrics'.
-    #[error("serve metrics")]
-    Admin(#[source] std::io::Error),
 }
 
 /// One data plane.
@@ -235,6 +233,8 @@ impl DataPlane {
         let delivering = Arc::clone(&plane).deliver(deps.control_plane);
         plane.background.spawn(async move { stop.run_until_cancelled(delivering).await });
         plane.background.close();
+        // Now, and not when the first stream breaks, whose thread it would keep.
+        tokio::task::spawn_blocking(tokenizer::load);
         Ok(plane)
     }
 
@@ -246,7 +246,7 @@ impl DataPlane {
     /// Serves Envoy on `ext_proc` and `/metrics` on `admin` until `stop`, then until the last request has ended.
     ///
     /// # Errors
-    /// When a listener fails for good.
+    /// When Envoy's listener fails for good.
     pub async fn serve(
         self: &Arc<Self>,
         ext_proc: Listener,
@@ -278,9 +278,8 @@ impl DataPlane {
             }
         };
         let metrics = admin::serve(admin, Arc::clone(self), stop);
-        let (served, scraped) = tokio::join!(serving, metrics);
-        served.map_err(ServeError::ExtProc)?;
-        scraped.map_err(ServeError::Admin)
+        let (served, ()) = tokio::join!(serving, metrics);
+        served.map_err(ServeError::ExtProc)
     }
 
     /// Waits until everything spooled so far is stored; false when `deadline` came first.
@@ -344,6 +343,12 @@ impl DataPlane {
             return None;
         }
         Some(self.watch.current())
+    }
+
+    /// The refusal of a call whose key was revoked, or that was frozen, since it came: once that is confirmed to whoever
+    /// did it, nothing of it leaves any more.
+    pub(crate) fn refused(&self, opening: &Opening) -> Option<Box<Answered>> {
+        opening.refused(self.policy()?.as_ref(), self.now())
     }
 
     /// The policy once it has reached `revision`, or what there is when it does not in time.

@@ -1,21 +1,20 @@
 //! What the last run left in the spool: closed, settled and reported before or while this one serves (design §5, Start).
 
 use std::{
+    collections::HashMap,
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
-use nullspend_core::attempt::Measurement;
-use nullspend_proto::internal::{self as wire, Closed, SpoolRecord, spool_record::Kind};
+use futures::future::join_all;
+use nullspend_core::{attempt::Measurement, id::OrgId};
+use nullspend_proto::internal::{Closed, SpoolRecord, spool_record::Kind};
 
 use crate::{
     DataPlane, convert, report,
     settle::{Settled, Settlement},
     spool::{self, Replay, SpoolError},
 };
-
-/// Between tries to write the spool.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// A start that cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -42,14 +41,12 @@ impl DataPlane {
     /// # Errors
     /// The spool cannot be written, or the control plane does not take it within `deadline`.
     pub async fn recover(&self, deadline: Duration) -> Result<(), RecoverError> {
-        let mut replay = self.take_replay();
+        let replay = self.take_replay();
         let lapsed = self.close_left_open(&replay)?;
         if report::flush(&self.spool, deadline).await {
             // The ledger is loaded with their costs.
-            for closed in replay.unsettled.drain(..).chain(lapsed) {
-                let attempt_id = closed.stub.map(|stub| stub.attempt_id).unwrap_or_default();
-                let settled = SpoolRecord { kind: Some(Kind::Settled(wire::Settled { attempt_id })) };
-                self.spool.append(&settled).map_err(RecoverError::Spool)?;
+            for settlement in replay.unsettled.iter().chain(&lapsed).filter_map(Settlement::read) {
+                self.spool.append(&convert::settled(settlement.hold)).map_err(RecoverError::Spool)?;
             }
             return Ok(());
         }
@@ -75,25 +72,35 @@ impl DataPlane {
         Ok(())
     }
 
+    /// Organisations side by side: one whose books are lost keeps no other waiting.
     async fn settle_left(&self, left: Vec<Closed>) {
-        for mut closed in left {
-            let Some(settlement) = Settlement::read(&closed) else {
-                tracing::error!(?closed, "a record of the last run names no attempt and cannot be settled");
-                continue;
-            };
-            if settlement.run(self).await == Settled::AfterLapse {
-                // Also where nobody saw the end: what was swept may have held more than was written here.
-                closed.revision = 2;
-                let record = SpoolRecord { kind: Some(Kind::Closed(closed)) };
-                while let Err(cause) = self.spool.append(&record) {
-                    tracing::error!(%cause, attempt = %settlement.hold, "a correction cannot be written; it will be tried again");
-                    tokio::time::sleep(RETRY).await;
+        let mut by_org: HashMap<OrgId, Vec<(Settlement, Closed)>> = HashMap::new();
+        for closed in left {
+            match Settlement::read(&closed) {
+                Some(settlement) => by_org.entry(settlement.org).or_default().push((settlement, closed)),
+                None => {
+                    tracing::error!(
+                        ?closed,
+                        "a record of the last run names no attempt and cannot be settled"
+                    );
                 }
             }
-            if let Err(cause) = self.spool.append(&convert::settled(settlement.hold)) {
-                tracing::warn!(%cause, attempt = %settlement.hold, "the settled mark could not be written");
-            }
         }
+        let settling = by_org.into_values().map(async |left| {
+            for (settlement, closed) in left {
+                self.settle_one(&settlement, closed).await;
+            }
+        });
+        join_all(settling).await;
+    }
+
+    async fn settle_one(&self, settlement: &Settlement, closed: Closed) {
+        if settlement.run(self).await == Settled::AfterLapse {
+            // Also where nobody saw the end: what was swept may have held more than was written here.
+            let record = SpoolRecord { kind: Some(Kind::Closed(Closed { revision: 2, ..closed })) };
+            self.write_surely(settlement.hold, record).await;
+        }
+        self.mark_settled(settlement.hold).await;
     }
 
     fn take_replay(&self) -> Replay {

@@ -23,14 +23,18 @@ use crate::{
     report::ReportConfig,
     settle::Settlement,
     spool::{Spool, SpoolConfig},
-    testing::FakePlane,
+    testing::{
+        FakePlane,
+        mute::{Lost, Mute},
+    },
 };
 
-const ORG: Uuid = Uuid::from_u128(1);
+pub(crate) const ORG: Uuid = Uuid::from_u128(1);
 const BUDGET: Uuid = Uuid::from_u128(9);
 const HELD: i64 = 1_000;
 const SOON: Duration = Duration::from_secs(10);
-const COUNTER: CounterKey = CounterKey { budget: BudgetId(BUDGET), generation: 1, window_start_ms: 0 };
+pub(crate) const COUNTER: CounterKey =
+    CounterKey { budget: BudgetId(BUDGET), generation: 1, window_start_ms: 0 };
 
 fn stub(n: u128) -> AttemptStub {
     let charge = BudgetCharge {
@@ -49,7 +53,7 @@ fn stub(n: u128) -> AttemptStub {
     }
 }
 
-fn charge_of_the_budget() -> nullspend_core::attempt::BudgetCharge {
+pub(crate) fn charge_of_the_budget() -> nullspend_core::attempt::BudgetCharge {
     nullspend_core::attempt::BudgetCharge { counter: COUNTER, window_end_ms: None, of_session: false }
 }
 
@@ -68,7 +72,7 @@ fn closed(n: u128, cost_nanos: i64) -> SpoolRecord {
     SpoolRecord { kind: Some(Kind::Closed(closed)) }
 }
 
-async fn hold(ledger: &MemoryLedger, n: u128, lease_ms: i64) {
+pub(crate) async fn hold(ledger: &MemoryLedger, n: u128, lease_ms: i64) {
     let scope = Scope {
         counter: COUNTER,
         window_end_ms: None,
@@ -92,9 +96,9 @@ async fn hold(ledger: &MemoryLedger, n: u128, lease_ms: i64) {
     ledger.reserve(&reserve).await.unwrap();
 }
 
-fn data_plane(
+pub(crate) fn data_plane(
     dir: &TempDir,
-    ledger: &Arc<MemoryLedger>,
+    ledger: &Arc<impl Ledger + 'static>,
     clock: Arc<ManualClock>,
     control: &FakePlane,
 ) -> Arc<DataPlane> {
@@ -254,6 +258,31 @@ async fn what_the_last_run_left_is_settled_in_a_ledger_that_outlived_it() {
 }
 
 #[tokio::test]
+async fn an_organisation_whose_ledger_is_silent_keeps_no_other_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let books = Arc::new(MemoryLedger::new(Arc::clone(&clock) as _));
+    hold(&books, 2, 60_000).await;
+    let other = OrgId(Uuid::from_u128(5));
+    let stub = AttemptStub { org_id: other.bare(), ..stub(1) };
+    let silent = Closed { stub: Some(stub), revision: 1, ..Closed::default() };
+    write(&dir, &[SpoolRecord { kind: Some(Kind::Closed(silent)) }, closed(2, 400)]);
+    let ledger = Mute::new(Arc::clone(&books));
+    ledger.loses(other, Lost::Request);
+    let plane = data_plane(&dir, &ledger, clock, &FakePlane::default());
+    plane.resume().unwrap();
+    let settled = async {
+        while plane.spool.stats().unsettled > 1 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, settled).await.unwrap();
+    assert_eq!(books.balances(OrgId(ORG), &[COUNTER]).await.unwrap()[0].settled, Nanos(400));
+    assert!(plane.spool.is_unsettled(AttemptId(Uuid::from_u128(1))), "it goes on trying");
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn a_lapse_of_a_call_that_never_left_is_settled_once_its_correction_is_written() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(1_000_000));
@@ -268,6 +297,7 @@ async fn a_lapse_of_a_call_that_never_left_is_settled_once_its_correction_is_wri
         cost: Nanos::ZERO,
         charges: Vec::from([charge_of_the_budget()]),
         session: None,
+        held: true,
     };
     let until = async |met: &dyn Fn() -> bool| {
         let looking = async {

@@ -1,16 +1,16 @@
 //! The ext_proc service: one gRPC stream is one HTTP request, driven through the core's stages.
 
-use std::{pin::Pin, sync::Arc};
+use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc};
 
 use envoy_types::pb::envoy::service::ext_proc::v3::{
     HttpBody, HttpHeaders, ProcessingRequest, ProcessingResponse,
     external_processor_server::ExternalProcessor, processing_request::Request as Phase,
 };
-use futures::Stream;
+use futures::{FutureExt as _, Stream};
 use nullspend_core::{
     exchange::{
         Admission, Answered, AwaitingBody, Begin, End, Opening, Origin, ResponseHead, Tightening, Verdict,
-        answer::Refusal, begin, limit_client,
+        begin, limit_client,
     },
     id::AttemptId,
 };
@@ -44,10 +44,18 @@ impl ExternalProcessor for ExtProcService {
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<Self::ProcessStream>, Status> {
         let (to_envoy, answers) = mpsc::channel(ANSWERS_QUEUED);
+        let failed = to_envoy.clone();
         let session = Session { plane: Arc::clone(&self.0), from_envoy: request.into_inner(), to_envoy };
         // Read in a task of its own: polled from the answer stream, the last message is lost when Envoy resets at once.
-        tokio::spawn(session.run());
+        tokio::spawn(guarded(session.run(), failed));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
+    }
+}
+
+/// Turns a panic into an error: to a stream that merely ends Envoy shows no more of the exchange, and lets it pass.
+async fn guarded(run: impl Future<Output = ()>, to_envoy: mpsc::Sender<Result<ProcessingResponse, Status>>) {
+    if AssertUnwindSafe(run).catch_unwind().await.is_err() {
+        let _ = to_envoy.send(Err(Status::internal("the data plane failed on this exchange"))).await;
     }
 }
 
@@ -126,9 +134,8 @@ impl Session {
     }
 
     async fn body(&mut self, awaiting: AwaitingBody, body: Vec<u8>) -> Result<(), Gone> {
-        let permit = match self.plane.bodies.permit(body.len()) {
-            Ok(permit) => permit,
-            Err(refusal) => return self.answer_refusal(&refusal).await,
+        let Some(permit) = self.plane.bodies.permit(body.len()) else {
+            return self.answer(*awaiting.overloaded()).await;
         };
         let awaiting = match self.plane.policy() {
             Some(policy) => awaiting.under(policy),
@@ -144,18 +151,16 @@ impl Session {
             self.plane.release(&opening);
             return Err(Gone);
         }
-        // Deciding may have taken a while: a freeze that was confirmed meanwhile lets nothing more leave.
-        if let Some(answered) =
-            self.plane.policy().and_then(|policy| opening.frozen(&policy, self.plane.now()))
-        {
+        // Deciding may have taken a while. What is refused here was never opened, and leaves no event.
+        if let Some(answered) = self.plane.refused(&opening) {
             self.plane.release(&opening);
             return self.answer(*answered).await;
         }
-        let (flight, forward) = match Flight::open(&self.plane, opening, body).await {
+        let (flight, forward) = match Flight::open(&self.plane, opening, body, permit).await {
             Ok(opened) => opened,
             Err(answered) => return self.answer(*answered).await,
         };
-        drop((permit, deciding));
+        drop(deciding);
         if self.send(wire::forward(forward)).await.is_err() {
             flight.close(End::NotForwarded).await;
             return Err(Gone);
@@ -336,10 +341,6 @@ impl Session {
         answered.took(self.plane.now());
         self.plane.answered(&answered);
         self.send(wire::immediate(answered.answer)).await
-    }
-
-    async fn answer_refusal(&self, refusal: &Refusal) -> Result<(), Gone> {
-        self.answer(Answered { answer: refusal.answer(None), api: None, denial: None }).await
     }
 }
 

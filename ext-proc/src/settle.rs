@@ -5,7 +5,10 @@ use std::time::Duration;
 use nullspend_core::{
     attempt::{AttemptStub, BudgetCharge},
     id::{AttemptId, OrgId},
-    ledger::{Charge, ChargeOutcome, CounterKey, ExtendOutcome, LedgerUnavailable, Reserve, SettleOutcome},
+    ledger::{
+        Charge, ChargeOutcome, CounterKey, ExtendOutcome, LedgerUnavailable, Reserve, SettleOutcome, Silence,
+        law::REMEMBER_DONE_MS,
+    },
     money::Nanos,
 };
 use nullspend_proto::internal as wire;
@@ -26,6 +29,12 @@ pub(crate) enum Settled {
 }
 
 /// A cost that the ledger must hear of.
+///
+/// It may be told again and again: it remembers for an hour what it has settled or charged. After that it knows nothing of
+/// an id, as if it had never heard of it. So where a try that it may have carried out is older than that, "unknown" counts
+/// as carried out: a hold that it still had would be held or lapsed, which it does remember. Should it have lost the
+/// hold instead, its books are short of a cost that the event has, and drift says so; charged blindly they would count
+/// it twice, and deny what fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settlement {
     pub org: OrgId,
@@ -33,6 +42,26 @@ pub(crate) struct Settlement {
     pub cost: Nanos,
     pub charges: Vec<BudgetCharge>,
     pub session: Option<String>,
+    /// The ledger granted a hold for it.
+    pub held: bool,
+}
+
+/// When the ledger may first have carried something out that it did not answer, in Unix milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Unanswered(Option<i64>);
+
+impl Unanswered {
+    /// Notes what came of a try.
+    fn note<T>(&mut self, tried: &Result<T, LedgerUnavailable>, now_ms: i64) {
+        if tried.as_ref().is_err_and(|unavailable| unavailable.silence == Silence::Unanswered) {
+            self.0.get_or_insert(now_ms);
+        }
+    }
+
+    /// Whether the ledger may have forgotten it by now.
+    fn is_forgotten(self, now_ms: i64) -> bool {
+        self.0.is_some_and(|since_ms| now_ms - since_ms >= REMEMBER_DONE_MS)
+    }
 }
 
 impl Settlement {
@@ -44,6 +73,7 @@ impl Settlement {
             cost,
             charges: stub.charges.clone(),
             session: stub.session_id.clone(),
+            held: !stub.on_credit,
         }
     }
 
@@ -56,6 +86,7 @@ impl Settlement {
             cost: Nanos::ZERO,
             charges: reserve.scopes.iter().map(|scope| BudgetCharge::to_scope(scope, session)).collect(),
             session: session.map(str::to_owned),
+            held: false,
         }
     }
 
@@ -77,6 +108,7 @@ impl Settlement {
             cost: Nanos(closed.cost_nanos),
             charges: stub.charges.iter().map(charge).collect::<Option<_>>()?,
             session: stub.session_id.clone(),
+            held: !stub.on_credit,
         })
     }
 
@@ -95,9 +127,9 @@ impl Settlement {
         if self.charges.is_empty() {
             return Settled::Done;
         }
-        let mut told = false;
+        let (mut told, mut unanswered) = (false, Unanswered::default());
         loop {
-            match self.attempt(plane, never_left).await {
+            match self.attempt(plane, never_left, &mut unanswered).await {
                 Ok(settled) => {
                     plane.credit.told(self.hold);
                     return settled;
@@ -114,19 +146,31 @@ impl Settlement {
         &self,
         plane: &DataPlane,
         never_left: Option<&wire::AttemptStub>,
+        unanswered: &mut Unanswered,
     ) -> Result<Settled, LedgerUnavailable> {
         if let Some(stub) = never_left
             && self.has_lapsed(plane).await?
         {
             plane.write_correction(self.hold, stub).await;
         }
-        match plane.ledger.settle(self.org, self.hold, self.cost).await? {
+        let tried_ms = plane.clock.now_ms();
+        let settled = plane.ledger.settle(self.org, self.hold, self.cost).await;
+        if self.held {
+            unanswered.note(&settled, tried_ms);
+        }
+        match settled? {
             SettleOutcome::Settled { over_by } => plane.metrics.overage(over_by),
             SettleOutcome::AlreadyDone => {}
             SettleOutcome::Lapsed { .. } => return Ok(Settled::AfterLapse),
+            SettleOutcome::Unknown if unanswered.is_forgotten(plane.clock.now_ms()) => {
+                plane.metrics.settlements_presumed.inc();
+                warn!(attempt = %self.hold, cost = %self.cost, "the ledger may have forgotten this settlement, so it is not made again");
+            }
             // Nothing is charged too: a reserve of this id that is still on its way then holds nothing.
             SettleOutcome::Unknown => {
-                if let ChargeOutcome::Invalid(misuse) = plane.ledger.charge(&self.charge()).await? {
+                let charged = plane.ledger.charge(&self.charge()).await;
+                unanswered.note(&charged, tried_ms);
+                if let ChargeOutcome::Invalid(misuse) = charged? {
                     error!(%misuse, attempt = %self.hold, "the ledger refused a charge; the store's figures stand");
                     return Ok(Settled::Done);
                 }
@@ -157,3 +201,6 @@ impl Settlement {
         Charge { id: self.hold, org: self.org, scopes: scopes.collect(), session, actual: self.cost }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! A control plane for tests: the planes' protocol over in-memory pipes, with faults on command.
 
+pub(crate) mod mute;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     io,

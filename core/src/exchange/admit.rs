@@ -125,22 +125,12 @@ impl AwaitingBody {
         view.regional_host = call.upstream.is_regional_openai();
         view.assume_priority = call.upstream.assume_priority;
         let model = view.model.clone();
-        if let Some(refusal) = call.frozen(&policy, &view) {
-            call.steps.note(Step::Freeze);
+        if let Some(refusal) = call.refused(&policy, &view) {
+            refusal.step().into_iter().for_each(|step| call.steps.note(step));
             return call.deny(&refusal, &model, now);
         }
         if call.key.allowed_models.is_some() {
             call.steps.note(Step::ModelMandate);
-        }
-        if let Some(allowed) = &call.key.allowed_models
-            && !allowed.contains(&model)
-        {
-            let refusal = Refusal::Mandate {
-                mandate: "allowed_models",
-                requested: model.clone(),
-                allowed: allowed.clone(),
-            };
-            return call.deny(&refusal, &model, now);
         }
         let prices = policy.prices().clone();
         call.steps.note(Step::Price);
@@ -189,14 +179,16 @@ impl AwaitingBody {
 }
 
 impl Opening {
-    /// The refusal of a call that was frozen while it was decided. What it holds must be released then.
+    /// The refusal of a call whose key was revoked, or that was frozen, while it was decided. What it holds must be released
+    /// then.
     #[must_use]
-    pub fn frozen(&self, policy: &Policy, now: Moment) -> Option<Box<Answered>> {
+    pub fn refused(&self, policy: &Policy, now: Moment) -> Option<Box<Answered>> {
         let Admitted { call, view, .. } = &self.admitted;
-        let mut answered = call.denied(&call.frozen(policy, view)?, &view.model, now);
+        let refusal = call.refused(policy, view)?;
+        let mut answered = call.denied(&refusal, &view.model, now);
         if let Some(denial) = &mut answered.denial {
             denial.trail = self.trail.clone();
-            denial.trail.steps.note(Step::Freeze);
+            refusal.step().into_iter().for_each(|step| denial.trail.steps.note(step));
         }
         Some(answered)
     }
@@ -214,8 +206,10 @@ impl Call {
 
     fn denied(&self, refusal: &Refusal, model: &str, now: Moment) -> Box<Answered> {
         let answer = refusal.answer(Some(self.api));
-        let denial = self.denial(&answer, model, Nanos::ZERO, now.ms);
-        self.answered(answer, Some(denial))
+        // A revoked key is as good as unknown, which leaves no record.
+        let known = !matches!(refusal, Refusal::Unauthorized);
+        let denial = known.then(|| self.denial(&answer, model, Nanos::ZERO, now.ms));
+        self.answered(answer, denial)
     }
 
     pub(super) fn answered(&self, mut answer: Answer, denial: Option<Denial>) -> Box<Answered> {

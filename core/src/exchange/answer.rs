@@ -9,6 +9,7 @@ use crate::{
     attempt::Api,
     freeze::Freeze,
     price::{add_price_call, how_to_add},
+    trail::Step,
 };
 
 /// A complete HTTP answer.
@@ -200,6 +201,17 @@ impl Refusal {
                     .into(),
                 Value::Null,
             ),
+        }
+    }
+
+    /// The step that finds it, of refusals by who calls and for what.
+    pub(super) fn step(&self) -> Option<Step> {
+        match self {
+            Self::Unauthorized => Some(Step::Authenticate),
+            Self::Frozen { .. } => Some(Step::Freeze),
+            Self::Mandate { mandate: "allowed_providers", .. } => Some(Step::ProviderMandate),
+            Self::Mandate { .. } => Some(Step::ModelMandate),
+            _ => None,
         }
     }
 

@@ -50,11 +50,21 @@ pub struct AwaitingBody {
 }
 
 impl AwaitingBody {
-    /// Goes on under a newer policy: a body may take its time, and what was frozen meanwhile must not pass.
+    /// Goes on under a newer policy: a body may take its time, and what was frozen or revoked meanwhile must not pass.
+    /// Its tags stay those that its headers came to.
     #[must_use]
     pub fn under(mut self, policy: Arc<Policy>) -> Self {
+        if let Some(key) = policy.key_by_id(self.call.key.key) {
+            self.call.key = Arc::clone(key);
+        }
         self.policy = policy;
         self
+    }
+
+    /// The refusal of a body for which there is no room in memory now.
+    #[must_use]
+    pub fn overloaded(&self) -> Box<Answered> {
+        self.call.answered(Refusal::Overloaded.answer(Some(self.call.api)), None)
     }
 
     /// Notes how long the headers took, once they are answered.
@@ -163,9 +173,6 @@ fn accept(settings: &Settings, known: &Known, headers: &Headers) -> Result<Call,
         .map_err(|allowed| Refusal::InvalidUpstream { allowed })?;
     let mut steps = Steps::since(now.us);
     steps.note(Step::Authenticate);
-    if key.allowed_providers.is_some() {
-        steps.note(Step::ProviderMandate);
-    }
     let mut call = Call {
         attempt,
         api,
@@ -183,21 +190,13 @@ fn accept(settings: &Settings, known: &Known, headers: &Headers) -> Result<Call,
         head_us: 0,
         steps,
     };
-    if let Some(refusal) = call.frozen_caller(policy) {
-        call.steps.note(Step::Freeze);
+    if let Some(refusal) = call.caller_refused(policy) {
+        refusal.step().into_iter().for_each(|step| call.steps.note(step));
         let denial = call.denial(&refusal.answer(Some(api)), "", Nanos::ZERO, now.ms);
         return Err(Box::new(Refused { refusal, denial: Some(denial) }));
     }
-    if let Some(allowed) = &key.allowed_providers
-        && !allowed.contains(&call.upstream.provider)
-    {
-        let refusal = Refusal::Mandate {
-            mandate: "allowed_providers",
-            requested: call.upstream.provider.clone(),
-            allowed: allowed.clone(),
-        };
-        let denial = call.denial(&refusal.answer(Some(api)), "", Nanos::ZERO, now.ms);
-        return Err(Box::new(Refused { refusal, denial: Some(denial) }));
+    if key.allowed_providers.is_some() {
+        call.steps.note(Step::ProviderMandate);
     }
     Ok(call)
 }
@@ -238,6 +237,12 @@ fn check_body_headers(settings: &Settings, headers: &Headers) -> Result<(), Refu
     Ok(())
 }
 
+/// The refusal of what a mandate does not include.
+fn outside(mandate: &'static str, allowed: Option<&Vec<String>>, requested: &str) -> Option<Refusal> {
+    let allowed = allowed.filter(|allowed| !allowed.iter().any(|one| one == requested))?.clone();
+    Some(Refusal::Mandate { mandate, requested: requested.to_owned(), allowed })
+}
+
 /// Ours and the cookie: none of a provider's business.
 fn private_headers(headers: &Headers) -> Vec<String> {
     let private =
@@ -250,23 +255,32 @@ fn private_headers(headers: &Headers) -> Vec<String> {
 }
 
 impl Call {
-    /// The refusal of a caller that is frozen, whatever it asks for.
-    pub(super) fn frozen_caller(&self, policy: &Policy) -> Option<Refusal> {
+    /// Why `policy` does not let the caller pass, whatever it asks the provider for: its key is revoked, it is frozen, or
+    /// the provider is not its own to use.
+    fn caller_refused(&self, policy: &Policy) -> Option<Refusal> {
+        let Some(key) = policy.key_by_id(self.key.key) else { return Some(Refusal::Unauthorized) };
         let attribution = &self.attribution;
-        let found =
-            policy.freezes().of_caller(&self.key, &attribution.tags, attribution.customer.as_deref())?;
-        Some(Refusal::Frozen { freeze: Arc::clone(found) })
+        if let Some(freeze) =
+            policy.freezes().of_caller(key, &attribution.tags, attribution.customer.as_deref())
+        {
+            return Some(Refusal::Frozen { freeze: Arc::clone(freeze) });
+        }
+        outside("allowed_providers", key.allowed_providers.as_ref(), &self.upstream.provider)
     }
 
-    /// The refusal of a call that is frozen, for its caller or for a model that it asks for.
-    pub(super) fn frozen(&self, policy: &Policy, view: &RequestView) -> Option<Refusal> {
+    /// Why `policy` does not let the call pass: its caller may not, or a model that it asks for is frozen or not the key's.
+    pub(super) fn refused(&self, policy: &Policy, view: &RequestView) -> Option<Refusal> {
+        if let Some(refusal) = self.caller_refused(policy) {
+            return Some(refusal);
+        }
         let (freezes, provider) = (policy.freezes(), self.upstream.provider.as_str());
         let of_model = |model: &str| freezes.of_model(self.key.org, provider, model, policy.prices());
-        self.frozen_caller(policy).or_else(|| {
-            let advisors = view.advisors.iter().map(|advisor| advisor.model.as_str());
-            let found = std::iter::once(view.model.as_str()).chain(advisors).find_map(of_model)?;
-            Some(Refusal::Frozen { freeze: Arc::clone(found) })
-        })
+        let advisors = view.advisors.iter().map(|advisor| advisor.model.as_str());
+        if let Some(freeze) = std::iter::once(view.model.as_str()).chain(advisors).find_map(of_model) {
+            return Some(Refusal::Frozen { freeze: Arc::clone(freeze) });
+        }
+        let key = policy.key_by_id(self.key.key)?;
+        outside("allowed_models", key.allowed_models.as_ref(), &view.model)
     }
 
     /// The record of this call's refusal.

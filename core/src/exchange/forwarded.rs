@@ -191,6 +191,17 @@ impl Forwarded {
         &self.trail
     }
 
+    /// Bytes of the request that are kept to be counted.
+    #[must_use]
+    pub fn prompt_bytes(&self) -> usize {
+        self.prompt.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Keeps no bytes of the request: should it have to be counted, its bound stands in.
+    pub fn forget_prompt(&mut self) {
+        self.prompt = None;
+    }
+
     pub(super) fn took(&mut self, step: Step, now: Moment) {
         self.trail.steps.note(step);
         self.trail.steps.stamp(now.us);

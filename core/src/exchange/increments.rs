@@ -18,7 +18,7 @@ use crate::{
     money::Nanos,
     policy::{BudgetRule, Enforcement},
     settle::{FRAMING_TOKENS, hides_by_request},
-    sse::Frames,
+    sse::{Frames, MAX_EVENT_BYTES},
     tokenizer,
     trail::{CutShort, Step, Trail},
     usage::Meter,
@@ -78,7 +78,7 @@ pub(super) struct Increments {
     /// Framing of the choices, which no event shows.
     framing: u64,
     last_words: LastWords,
-    /// No event stream, or an encoded one: it cannot be bounded while it passes.
+    /// No event stream, an encoded one, or one of events without end: it cannot be bounded while it passes.
     opaque: bool,
     cut: Option<Cut>,
 }
@@ -132,7 +132,9 @@ impl Increments {
             self.waiting.extend(Some(chunk).filter(|chunk| !chunk.is_empty()));
         } else {
             self.frames.push(&chunk, |event| self.waiting.push_back(event));
-            if end_of_stream {
+            // An event that nobody would read passes when all of the stream is paid for.
+            self.opaque = self.frames.held_bytes() > MAX_EVENT_BYTES;
+            if end_of_stream || self.opaque {
                 self.waiting.extend(self.frames.take_rest());
             }
         }
@@ -189,12 +191,6 @@ impl Increments {
 }
 
 impl Forwarded {
-    /// Its hold grows with it, so its budgets may end it.
-    #[must_use]
-    pub fn may_be_cut(&self) -> bool {
-        self.increments.is_some()
-    }
-
     /// What wants to be held now. What blocks is asked for before anything else passes, the rest when there is time.
     #[must_use]
     pub fn owes(&self) -> Option<Owed> {

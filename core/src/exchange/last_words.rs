@@ -136,7 +136,9 @@ impl Responses {
         let mut output = Vec::new();
         for (index, (mut item, done)) in std::mem::take(&mut self.items) {
             if !done {
-                item["status"] = json!("incomplete");
+                if let Some(item) = item.as_object_mut() {
+                    item.insert("status".to_owned(), json!("incomplete"));
+                }
                 let event = json!({"type": "response.output_item.done", "output_index": index, "item": item});
                 said.extend(self.event(event));
             }
@@ -158,18 +160,18 @@ impl Responses {
     }
 }
 
-/// Adds a piece to an output item that is being written.
+/// Adds a piece to an output item that is being written, as far as both are what the API says: a provider may send anything.
 fn grow(item: &mut Value, kind: &str, event: &Value) {
     let part = usize::try_from(event["content_index"].as_u64().unwrap_or(0)).unwrap_or(usize::MAX);
     let text = match kind {
         "response.content_part.added" => {
-            if let Some(content) = item["content"].as_array_mut() {
+            if let Some(Value::Array(content)) = item.get_mut("content") {
                 content.push(event["part"].clone());
             }
             None
         }
-        "response.output_text.delta" => item["content"].get_mut(part).map(|part| &mut part["text"]),
-        "response.refusal.delta" => item["content"].get_mut(part).map(|part| &mut part["refusal"]),
+        "response.output_text.delta" => of_part(item, part, "text"),
+        "response.refusal.delta" => of_part(item, part, "refusal"),
         "response.function_call_arguments.delta" => item.get_mut("arguments"),
         "response.custom_tool_call_input.delta" => item.get_mut("input"),
         _ => None,
@@ -177,6 +179,10 @@ fn grow(item: &mut Value, kind: &str, event: &Value) {
     if let (Some(Value::String(text)), Some(delta)) = (text, event["delta"].as_str()) {
         text.push_str(delta);
     }
+}
+
+fn of_part<'a>(item: &'a mut Value, part: usize, field: &str) -> Option<&'a mut Value> {
+    item.get_mut("content")?.get_mut(part)?.get_mut(field)
 }
 
 impl Messages {

@@ -8,7 +8,10 @@ use nullspend_ledger::MemoryLedger;
 use tempfile::TempDir;
 
 use super::*;
-use crate::spool::{Fsync, SpoolConfig};
+use crate::{
+    spool::{Fsync, SpoolConfig},
+    testing::mute::{Lost, Mute},
+};
 
 const AMOUNT: Nanos = Nanos(70);
 
@@ -16,6 +19,8 @@ struct World {
     dir: TempDir,
     clock: Arc<ManualClock>,
     ledger: Arc<MemoryLedger>,
+    /// Before it, for the leases.
+    silent: Arc<Mute>,
     spool: Arc<Spool>,
     metrics: Arc<Metrics>,
     leases: Arc<Leases>,
@@ -35,15 +40,16 @@ impl World {
         let ledger = Arc::new(MemoryLedger::new(Arc::clone(&clock) as _));
         let (spool, _) = spool(&dir, 1 << 30);
         let metrics = Arc::new(Metrics::new());
+        let silent = Mute::new(Arc::clone(&ledger));
         let leases = Leases::new(
-            Arc::clone(&ledger) as _,
+            Arc::clone(&silent) as _,
             Arc::clone(&spool),
             Arc::clone(&clock) as _,
             Arc::clone(&metrics),
             LeaseConfig { lease: Duration::from_secs(30), sweep_every: Duration::from_secs(2) },
         );
         let (org, budget) = (OrgId(RandomIds.v4()), BudgetId(RandomIds.v4()));
-        Self { dir, clock, ledger, spool, metrics, leases, org, budget }
+        Self { dir, clock, ledger, silent, spool, metrics, leases, org, budget }
     }
 
     fn counter(&self) -> CounterKey {
@@ -109,8 +115,7 @@ async fn a_hold_lives_as_long_as_its_lease_is_kept() {
         world.leases.sweep().await;
     }
     assert_eq!(world.held().await, AMOUNT);
-    assert_eq!((world.leases.open(), world.leases.oldest_ms()), (1, 300_000));
-    assert!(!lease.is_lost());
+    assert_eq!((world.leases.open(), world.metrics.leases_lost.get()), (1, 0));
     let outcome = world.ledger.settle(world.org, hold, Nanos(9)).await.unwrap();
     assert!(matches!(outcome, SettleOutcome::Settled { .. }));
     drop(lease);
@@ -143,10 +148,9 @@ async fn a_hold_nobody_keeps_is_charged_and_told_within_one_lease() {
 async fn an_owner_learns_that_its_hold_lapsed() {
     let world = World::new();
     let hold = world.reserve().await;
-    let lease = world.leases.keep(world.org, hold);
+    let _lease = world.leases.keep(world.org, hold);
     world.clock.advance_ms(31_000);
     world.leases.sweep().await;
-    assert!(lease.is_lost());
     world.leases.renew_all().await;
     assert_eq!(world.metrics.leases_lost.get(), 1, "counted once");
     let outcome = world.ledger.settle(world.org, hold, Nanos(9)).await.unwrap();
@@ -157,16 +161,16 @@ async fn an_owner_learns_that_its_hold_lapsed() {
 #[tokio::test]
 async fn a_hold_unknown_to_the_ledger_is_noticed() {
     let world = World::new();
-    let lease = world.leases.keep(world.org, AttemptId(RandomIds.v4()));
+    let _lease = world.leases.keep(world.org, AttemptId(RandomIds.v4()));
     world.leases.renew_all().await;
-    assert!(lease.is_lost());
+    assert_eq!(world.metrics.leases_lost.get(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_task_renews_without_being_asked() {
     let world = World::new();
     let hold = world.reserve().await;
-    let lease = world.leases.keep(world.org, hold);
+    let _lease = world.leases.keep(world.org, hold);
     let stop = CancellationToken::new();
     let task = tokio::spawn(Arc::clone(&world.leases).run(stop.clone()));
     for _ in 0..200 {
@@ -176,6 +180,30 @@ async fn the_task_renews_without_being_asked() {
     }
     stop.cancel();
     task.await.unwrap();
-    assert!(!lease.is_lost());
     assert_eq!(world.held().await, AMOUNT);
+}
+
+#[tokio::test]
+async fn renewals_may_fail_for_as_long_as_a_lease() {
+    let world = World::new();
+    let hold = world.reserve().await;
+    let _lease = world.leases.keep(world.org, hold);
+    for lost in [Lost::Request, Lost::Answer] {
+        world.silent.loses(world.org, lost);
+        for _ in 0..14 {
+            world.clock.advance_ms(2_000);
+            world.leases.renew_all().await;
+            world.leases.sweep().await;
+        }
+        world.silent.heals();
+        world.leases.renew_all().await;
+    }
+    assert_eq!((world.metrics.ledger_failures.get(), world.metrics.leases_lost.get()), (28, 0));
+    assert_eq!(world.held().await, AMOUNT, "56 seconds, of which 28 without a renewal");
+    world.silent.loses(world.org, Lost::Request);
+    world.clock.advance_ms(31_000);
+    world.leases.renew_all().await;
+    world.leases.sweep().await;
+    assert_eq!(world.metrics.leases_lost.get(), 1, "longer than a lease is too long");
+    assert_eq!(world.settled().await, AMOUNT);
 }

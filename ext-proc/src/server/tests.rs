@@ -363,3 +363,27 @@ async fn health_and_unknown_routes_are_answered_without_a_key() {
         assert_eq!(answer.status.unwrap().code, status, "{path}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_without_room_is_refused_as_its_provider_would_and_can_be_traced() {
+    let mut world = World::new(Nanos(1_000_000_000)).await;
+    let all = world.plane.bodies.permit(1 << 20).expect("nothing is held");
+    let Answer::ImmediateResponse(refused) = world.request().await.send(&chat(false)).await else {
+        panic!("forwarded")
+    };
+    assert_eq!(refused.status.unwrap().code, 503);
+    let body: Value = serde_json::from_slice(&refused.body).unwrap();
+    assert_eq!((&body["error"]["code"], body["error"]["type"].is_string()), (&json!("overloaded"), true));
+    let set = refused.headers.unwrap().set_headers;
+    assert!(set.iter().any(|set| set.header.as_ref().unwrap().key == "x-nullspend-trace-id"));
+    drop(all);
+    assert!(matches!(world.request().await.send(&chat(false)).await, Answer::RequestBody(_)));
+}
+
+#[tokio::test]
+async fn a_panic_is_an_error_to_envoy_and_not_an_end() {
+    let (to_envoy, mut answers) = mpsc::channel(1);
+    super::guarded(async { panic!("on purpose") }, to_envoy).await;
+    assert_eq!(answers.recv().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
+    assert!(answers.recv().await.is_none());
+}

@@ -2,10 +2,11 @@
 //!
 //! Every attempt is `Opened` here before Envoy may forward it and `Closed` here before the ledger settles it.
 //! `Closed` and `Denied` records wait until the control plane has acknowledged them. Segments are deleted from the
-//! oldest on, once all their records are acknowledged; attempts still open are carried over to the newest segment
-//! first. So a record of an attempt's end never goes before the record of its beginning.
+//! oldest on, once all their records are acknowledged; attempts still open, and ends that the ledger was not told, are
+//! carried over to the newest segment first. So a record of an attempt's end never goes before the record of its beginning.
 
 mod frame;
+mod kept;
 mod read;
 mod recover;
 mod segment;
@@ -161,6 +162,8 @@ pub struct Spool {
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
+    /// The directory itself, to force the names of new segments: open, so that it cannot fail for want of descriptors.
+    names: File,
     config: SpoolConfig,
     dataplane_id: String,
     state: Mutex<State>,
@@ -197,6 +200,7 @@ impl Spool {
         let (last, acked) = (state.last_reported(), state.acked());
         let shared = Arc::new(Shared {
             dir: dir.to_owned(),
+            names: File::open(dir).map_err(segment::failed("open", dir))?,
             config,
             dataplane_id,
             reported: watch::Sender::new(last),
@@ -261,12 +265,7 @@ impl Spool {
     /// Whether an end of the attempt is written whose cost the ledger may not have been told.
     #[must_use]
     pub fn is_unsettled(&self, attempt: AttemptId) -> bool {
-        self.shared.state().unsettled.contains_key(&attempt.0)
-    }
-
-    /// The ledger has been told an attempt's cost, and no mark could be written: its records may go all the same.
-    pub fn forget(&self, attempt: AttemptId) {
-        self.shared.state().unsettled.remove(&attempt.0);
+        self.shared.state().unsettled.contains(attempt.0)
     }
 
     /// Marks every reported record up to `seq` as durable at the control plane.
@@ -317,7 +316,7 @@ impl Spool {
         if let Some(reason) = state.stopped() {
             return Some(SpoolError::Stopped { reason }.to_string());
         }
-        let full = state.disk_full || state.stats().bytes >= self.shared.config.max_bytes;
+        let full = state.disk_full || state.is_at_max(&self.shared.config);
         full.then(|| SpoolError::Full { path: self.shared.dir.clone() }.to_string())
     }
 

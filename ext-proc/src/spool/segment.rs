@@ -56,20 +56,17 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), SpoolErr
     path.parent().map_or(Ok(()), sync_dir)
 }
 
-/// Starts an empty segment whose first record will be `first_seq`.
+/// Starts an empty segment whose first record will be `first_seq`. Its name is not on the disk before [`sync_dir`].
 pub(super) fn create(dir: &Path, first_seq: u64) -> Result<(Segment, File), SpoolError> {
     let path = dir.join(format!("{first_seq:020}.seg"));
+    // What an earlier try left behind has no record: its first number was not given yet.
+    let _ = fs::remove_file(&path);
     let start = || {
         let mut file = OpenOptions::new().append(true).read(true).create_new(true).mode(0o600).open(&path)?;
-        if let Err(error) = file.write_all(MAGIC) {
-            // An empty stump would be in the way of the next try, and holds nothing.
-            let _ = fs::remove_file(&path);
-            return Err(error);
-        }
+        file.write_all(MAGIC)?;
         Ok(file)
     };
     let file = start().map_err(|source| SpoolError::from_write(&path, source))?;
-    sync_dir(dir)?;
     let len = MAGIC.len() as u64;
     Ok((Segment { first_seq, last_seq: first_seq - 1, path, len }, file))
 }

@@ -15,19 +15,16 @@ use uuid::Uuid;
 use super::{
     Replay, SpoolConfig, SpoolError, SpoolStats,
     frame::{self, Frame, HEADER, Kind, MAX_PAYLOAD},
+    kept::{Kept, Place},
     segment::{self, Found, Segment},
 };
 
 /// Room kept for the end of each open attempt, beyond the size of its beginning: what a `Closed` adds to the stub,
 /// and its `Settled`.
 const CLOSING_BYTES: u64 = 2048;
-
-/// An attempt whose end is not written yet.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct OpenAttempt {
-    pub(super) seq: u64,
-    pub(super) bytes: u64,
-}
+/// What a new attempt must find room for at least: the beginning and the end of a usual one, so that "ready" means that
+/// one passes.
+const ATTEMPT_BYTES: u64 = 8 << 10;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -36,10 +33,12 @@ pub(super) struct State {
     pub(super) active: Arc<File>,
     /// Full segments whose last bytes were not forced to the disk yet.
     pub(super) unsynced: Vec<Arc<File>>,
-    pub(super) open: HashMap<Uuid, OpenAttempt>,
-    /// Ends whose cost the ledger has not been told, with their numbers.
-    pub(super) unsettled: HashMap<Uuid, u64>,
-    pub(super) open_bytes: u64,
+    /// A segment's name was not forced to the disk yet.
+    pub(super) unsynced_name: bool,
+    /// Attempts whose end is not written yet.
+    pub(super) open: Kept,
+    /// Ends whose cost the ledger has not been told.
+    pub(super) unsettled: Kept,
     pub(super) bytes: u64,
     pub(super) stop_upkeep: bool,
     pub(super) persisted_ack: u64,
@@ -50,6 +49,8 @@ pub(super) struct State {
     stopped: Option<String>,
     /// The disk had no room for the last write, nor since.
     pub(super) disk_full: bool,
+    /// Something was refused for the configured maximum, and nothing was freed since.
+    at_max: bool,
 }
 
 /// Reads the directory back.
@@ -61,23 +62,24 @@ pub(super) fn load(dir: &Path) -> Result<(State, Replay), SpoolError> {
     let last_seq = segments.back().map_or(0, |segment| segment.last_seq);
     // A power failure may lose records that were reported already: their numbers are not used again.
     let next_seq = last_seq.max(persisted_ack) + 1;
-    let active = match segments.back() {
-        Some(newest) if newest.last_seq + 1 == next_seq => segment::reopen(newest)?,
-        _ => {
+    let goes_on = segments.back().filter(|newest| newest.last_seq + 1 == next_seq);
+    let unsynced_name = goes_on.is_none();
+    let active = match goes_on {
+        Some(newest) => segment::reopen(newest)?,
+        None => {
             let (segment, file) = segment::create(dir, next_seq)?;
             segments.push_back(segment);
             file
         }
     };
-    let open: HashMap<Uuid, OpenAttempt> = seen.open.iter().map(|(id, (open, _))| (*id, *open)).collect();
     let state = State {
         bytes: segments.iter().map(|segment| segment.len).sum(),
-        open_bytes: open.values().map(|attempt| attempt.bytes).sum(),
         segments,
         active: Arc::new(active),
         unsynced: Vec::new(),
-        open,
-        unsettled: seen.unsettled.iter().map(|(id, (seq, _))| (*id, *seq)).collect(),
+        unsynced_name,
+        open: seen.open.iter().map(|(id, (place, _))| (*id, *place)).collect(),
+        unsettled: seen.unsettled.iter().map(|(id, (place, _))| (*id, *place)).collect(),
         stop_upkeep: false,
         persisted_ack,
         next_seq,
@@ -86,6 +88,7 @@ pub(super) fn load(dir: &Path) -> Result<(State, Replay), SpoolError> {
         scratch: Vec::new(),
         stopped: None,
         disk_full: false,
+        at_max: false,
     };
     Ok((state, seen.into_replay(next_seq, found)))
 }
@@ -99,8 +102,8 @@ fn read_ack(dir: &Path) -> u64 {
 #[derive(Default)]
 pub(super) struct Seen {
     ack: u64,
-    open: HashMap<Uuid, (OpenAttempt, AttemptStub)>,
-    unsettled: HashMap<Uuid, (u64, Closed)>,
+    open: HashMap<Uuid, (Place, AttemptStub)>,
+    unsettled: HashMap<Uuid, (Place, Closed)>,
     unacked: VecDeque<(u64, i64)>,
     last_reported: u64,
 }
@@ -109,10 +112,10 @@ impl Seen {
     pub(super) fn add(&mut self, frame: Frame<'_>) -> Result<(), SpoolError> {
         let record = SpoolRecord::decode(frame.payload)
             .map_err(|_| SpoolError::Record { what: "of this segment is sound but not readable" })?;
+        let place = Place { seq: frame.seq, bytes: frame.len() as u64 };
         match record.kind {
             Some(spool_record::Kind::Opened(Opened { stub: Some(stub) })) => {
-                let attempt = OpenAttempt { seq: frame.seq, bytes: frame.len() as u64 };
-                self.open.insert(attempt_id(&stub.attempt_id)?, (attempt, stub));
+                self.open.insert(attempt_id(&stub.attempt_id)?, (place, stub));
             }
             // What the ledger has charged needs no settling, and whoever owns the attempt ends it himself.
             Some(spool_record::Kind::Closed(closed)) if closed.swept => {
@@ -122,7 +125,7 @@ impl Seen {
                 self.reported(frame.seq, closed.ended_at_ms);
                 let id = attempt_id(closed_id(&closed))?;
                 self.open.remove(&id);
-                self.unsettled.insert(id, (frame.seq, closed));
+                self.unsettled.insert(id, (place, closed));
             }
             Some(spool_record::Kind::Denied(Denied { at_ms, .. })) => self.reported(frame.seq, at_ms),
             Some(spool_record::Kind::Settled(Settled { attempt_id: id })) => {
@@ -148,9 +151,9 @@ impl Seen {
 
     fn into_replay(self, next_seq: u64, found: Found) -> Replay {
         let mut open: Vec<_> = self.open.into_values().collect();
-        open.sort_unstable_by_key(|(attempt, _)| attempt.seq);
+        open.sort_unstable_by_key(|(place, _)| place.seq);
         let mut unsettled: Vec<_> = self.unsettled.into_values().collect();
-        unsettled.sort_unstable_by_key(|(seq, _)| *seq);
+        unsettled.sort_unstable_by_key(|(place, _)| place.seq);
         Replay {
             unclosed: open.into_iter().map(|(_, stub)| stub).collect(),
             unsettled: unsettled.into_iter().map(|(_, closed)| closed).collect(),
@@ -166,7 +169,7 @@ pub(super) fn attempt_id(text: &str) -> Result<Uuid, SpoolError> {
     Uuid::try_parse(text).map_err(|_| SpoolError::Record { what: "names no valid attempt id" })
 }
 
-fn closed_id(closed: &Closed) -> &str {
+pub(super) fn closed_id(closed: &Closed) -> &str {
     closed.stub.as_ref().map_or("", |stub| &stub.attempt_id)
 }
 
@@ -230,23 +233,16 @@ impl State {
     ) -> Result<u64, SpoolError> {
         self.check_room(entry, config, dir)?;
         let seq = self.write(&entry.payload, config, dir)?;
+        let place = Place { seq, bytes: entry.bytes() };
         match entry.effect {
-            Effect::Open(id) => {
-                let bytes = entry.bytes();
-                if let Some(old) = self.open.insert(id, OpenAttempt { seq, bytes }) {
-                    self.open_bytes -= old.bytes;
-                }
-                self.open_bytes += bytes;
-            }
+            Effect::Open(id) => self.open.insert(id, place),
             Effect::Close(id, at_ms) => {
-                if let Some(old) = self.open.remove(&id) {
-                    self.open_bytes -= old.bytes;
-                }
-                self.unsettled.insert(id, seq);
+                self.open.remove(id);
+                self.unsettled.insert(id, place);
                 self.unacked.push_back((seq, at_ms));
             }
             Effect::Sweep(at_ms) | Effect::Deny(at_ms) => self.unacked.push_back((seq, at_ms)),
-            Effect::Settle(id) => drop(self.unsettled.remove(&id)),
+            Effect::Settle(id) => self.unsettled.remove(id),
         }
         if entry.is_reported() {
             self.last_reported = seq;
@@ -255,18 +251,44 @@ impl State {
     }
 
     /// Refuses what may be refused, early enough that the end of every open attempt still fits.
-    fn check_room(&self, entry: &Entry, config: &SpoolConfig, dir: &Path) -> Result<(), SpoolError> {
-        // The end of an attempt repeats its beginning.
-        let end = match entry.effect {
-            Effect::Open(_) => entry.bytes() + CLOSING_BYTES,
-            Effect::Deny(_) => 0,
+    fn check_room(&mut self, entry: &Entry, config: &SpoolConfig, dir: &Path) -> Result<(), SpoolError> {
+        let needed = match entry.effect {
+            // The end of an attempt repeats its beginning.
+            Effect::Open(_) => (2 * entry.bytes() + CLOSING_BYTES).max(ATTEMPT_BYTES),
+            Effect::Deny(_) => entry.bytes(),
             Effect::Close(..) | Effect::Sweep(_) | Effect::Settle(_) => return Ok(()),
         };
-        let kept = self.open_bytes + self.open.len() as u64 * CLOSING_BYTES;
-        if self.bytes + entry.bytes() + end + kept > config.max_bytes {
-            return Err(SpoolError::Full { path: dir.to_owned() });
+        if needed <= self.room(config) {
+            return Ok(());
         }
-        Ok(())
+        if self.is_at_max(config) && !std::mem::replace(&mut self.at_max, true) {
+            let max_bytes = config.max_bytes;
+            tracing::error!(
+                max_bytes,
+                "the spool is full: nothing new passes until the control plane has taken more of it"
+            );
+        }
+        Err(SpoolError::Full { path: dir.to_owned() })
+    }
+
+    /// Bytes below the configured maximum that no open attempt will need.
+    fn room(&self, config: &SpoolConfig) -> u64 {
+        let kept = self.open.bytes() + self.open.len() * CLOSING_BYTES;
+        config.max_bytes.saturating_sub(self.bytes + kept)
+    }
+
+    /// Whether the configured maximum lets no new attempt pass.
+    pub(super) fn is_at_max(&self, config: &SpoolConfig) -> bool {
+        self.room(config) < ATTEMPT_BYTES
+    }
+
+    /// The oldest segment is deleted.
+    pub(super) fn drop_oldest(&mut self, config: &SpoolConfig) {
+        self.bytes -= self.segments.pop_front().map_or(0, |oldest| oldest.len);
+        if self.at_max && !self.is_at_max(config) {
+            self.at_max = false;
+            tracing::warn!("the spool has room again");
+        }
     }
 
     /// Writes one frame, whole or not at all.
@@ -279,6 +301,19 @@ impl State {
         if let Some(reason) = self.stopped() {
             return Err(SpoolError::Stopped { reason });
         }
+        let written = self.go_on(config, dir).and_then(|()| self.write_frame(payload));
+        match &written {
+            Ok(_) => self.has_room(),
+            Err(error @ SpoolError::Full { .. }) if !std::mem::replace(&mut self.disk_full, true) => {
+                tracing::error!(%error, "nothing new passes until the disk has room");
+            }
+            Err(_) => {}
+        }
+        written
+    }
+
+    /// Starts the next segment when the newest is full.
+    fn go_on(&mut self, config: &SpoolConfig, dir: &Path) -> Result<(), SpoolError> {
         let full =
             |active: &Segment| active.len >= config.segment_bytes && active.last_seq >= active.first_seq;
         if self.segments.back().is_none_or(full) {
@@ -287,7 +322,12 @@ impl State {
             self.segments.push_back(segment);
             let full = std::mem::replace(&mut self.active, Arc::new(file));
             self.unsynced.push(full);
+            self.unsynced_name = true;
         }
+        Ok(())
+    }
+
+    fn write_frame(&mut self, payload: &[u8]) -> Result<u64, SpoolError> {
         let seq = self.next_seq;
         let Some(active) = self.segments.back_mut() else {
             return Err(SpoolError::Stopped { reason: "it has no segment".to_owned() });
@@ -298,16 +338,11 @@ impl State {
             if let Err(undo) = self.active.set_len(active.len) {
                 self.stopped = Some(format!("half a record could not be taken back: {undo}"));
             }
-            let error = SpoolError::from_write(&active.path, error);
-            if matches!(error, SpoolError::Full { .. }) && !std::mem::replace(&mut self.disk_full, true) {
-                tracing::error!(%error, "nothing new passes until the disk has room");
-            }
-            return Err(error);
+            return Err(SpoolError::from_write(&active.path, error));
         }
         let bytes = self.scratch.len() as u64;
         active.len += bytes;
         active.last_seq = seq;
-        self.has_room();
         self.bytes += bytes;
         self.next_seq += 1;
         Ok(seq)
@@ -353,8 +388,8 @@ impl State {
             depth: self.unacked.len() as u64,
             oldest_at_ms: self.unacked.front().map(|&(_, at_ms)| at_ms),
             bytes: self.bytes,
-            open_attempts: self.open.len() as u64,
-            unsettled: self.unsettled.len() as u64,
+            open_attempts: self.open.len(),
+            unsettled: self.unsettled.len(),
         }
     }
 }

@@ -227,6 +227,20 @@ fn a_segment_taken_away_is_noticed() {
 }
 
 #[test]
+fn a_segment_that_could_not_be_begun_is_begun_anew() {
+    let dir = TempDir::new().unwrap();
+    let (spool, _) = open(dir.path(), SpoolConfig { segment_bytes: 1, ..config() });
+    spool.append(&closed(1)).unwrap();
+    // As a full disk leaves it, or a directory that could not be forced.
+    for stump in ["", "NSSPOOL1"] {
+        let next = spool.read_from(1, usize::MAX, usize::MAX).unwrap().next_seq;
+        fs::write(dir.path().join(format!("{next:020}.seg")), stump).unwrap();
+        assert_eq!(spool.append(&closed(next)).unwrap(), next);
+    }
+    assert_eq!(reported(&spool, 1).len(), 3);
+}
+
+#[test]
 fn concurrent_appends_get_numbers_of_their_own_and_read_back_whole() {
     let dir = TempDir::new().unwrap();
     let (spool, _) = open(dir.path(), SpoolConfig { segment_bytes: 4096, ..config() });
@@ -332,6 +346,8 @@ fn an_end_that_the_ledger_has_not_been_told_stays_until_it_has() {
     }
     spool.ack(u64::MAX);
     spool.tidy().unwrap();
+    assert!(segments(dir.path()).len() <= 4, "both were carried over: {:?}", segments(dir.path()));
+    assert_eq!(spool.depth(), 0, "and are not waited for again");
     let told = |spool: &Spool| {
         let mut attempts = spool.unsettled().unwrap();
         attempts.sort_by(|a, b| a.attempt_id.cmp(&b.attempt_id));
@@ -342,11 +358,28 @@ fn an_end_that_the_ledger_has_not_been_told_stays_until_it_has() {
     let (spool, replay) = open(dir.path(), small);
     let ends: Vec<_> = replay.unsettled.iter().filter_map(|closed| closed.stub.clone()).collect();
     assert_eq!(ids(&ends), [stub(7).attempt_id]);
-    let before = segments(dir.path()).len();
     spool.append(&settled(7)).unwrap();
     spool.tidy().unwrap();
-    assert!(segments(dir.path()).len() < before, "nothing keeps the old segments any more");
     assert_eq!(told(&spool), [stub(8).attempt_id], "what was carried over is told once");
+}
+
+#[test]
+fn what_is_acknowledged_goes_even_when_the_disk_cannot_note_that() {
+    let dir = TempDir::new().unwrap();
+    let small = SpoolConfig { segment_bytes: 1, ..config() };
+    let (spool, _) = open(dir.path(), small.clone());
+    for record in [opened(7), closed(1), settled(1), closed(2), settled(2)] {
+        spool.append(&record).unwrap();
+    }
+    let in_the_way = dir.path().join("acked.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    spool.ack(4);
+    assert!(spool.tidy().is_err(), "the acknowledgement is not noted");
+    assert!(segments(dir.path()).len() <= 3, "{:?}", segments(dir.path()));
+    drop(spool);
+    let (_, replay) = open(dir.path(), small);
+    assert_eq!((replay.missing_seqs, replay.damaged_places), (0, 0));
+    assert_eq!((ids(&replay.unclosed), replay.unsettled.len()), (vec![&*stub(7).attempt_id], 0));
 }
 
 #[test]
@@ -376,12 +409,16 @@ fn a_full_spool_refuses_beginnings_and_keeps_room_for_every_end() {
         begun += 1;
     }
     assert!(matches!(spool.append(&opened(begun)), Err(SpoolError::Full { .. })));
-    assert!(begun > 5);
+    assert!(begun > 5 && spool.refuses().is_some(), "and says so before it has all its bytes");
     for n in 0..begun {
         spool.append(&closed(n)).unwrap();
         spool.append(&settled(n)).unwrap();
     }
     assert!(spool.stats().bytes <= 40_000, "the ends fitted into what was kept for them");
+    assert!(
+        spool.refuses().is_none() && spool.append(&opened(begun)).is_ok(),
+        "where the ends left room, one passes"
+    );
 }
 
 #[test]

@@ -14,8 +14,9 @@ use prost::Message as _;
 use super::{
     Fsync, Shared, SpoolError,
     frame::{self, Kind, MAGIC},
+    kept::{Kept, Place},
     segment::{Segment, failed, sync_dir, write_atomically},
-    state::{OpenAttempt, State, attempt_id},
+    state::{State, attempt_id, closed_id},
 };
 
 /// Longest time between two rounds.
@@ -80,23 +81,27 @@ pub(super) fn round(shared: &Shared, depth: Depth) -> Result<(), SpoolError> {
     }
     if depth == Depth::Full {
         look_for_room(shared);
-        persist_ack(shared)?;
+        // A full disk refuses the acknowledgement, and what is acknowledged must go for it to have room again: without
+        // it the next start reports some records twice, which changes nothing.
+        let persisted = persist_ack(shared);
         while drop_oldest(shared)? {}
+        persisted?;
     }
     Ok(())
 }
 
 /// Forces everything written so far to the disk.
 fn force(shared: &Shared) -> Result<(), SpoolError> {
-    let (files, last_seq) = {
+    let (files, name, last_seq) = {
         let mut state = shared.state();
         let mut files = std::mem::take(&mut state.unsynced);
         if *shared.synced.borrow() < state.last_seq() {
             files.push(Arc::clone(&state.active));
         }
-        (files, state.last_seq())
+        (files, std::mem::take(&mut state.unsynced_name), state.last_seq())
     };
-    let forced = files.iter().try_for_each(|file: &Arc<File>| file.sync_data());
+    let named = if name { shared.names.sync_all() } else { Ok(()) };
+    let forced = named.and_then(|()| files.iter().try_for_each(|file: &Arc<File>| file.sync_data()));
     if let Err(source) = forced {
         // After a failed fsync the kernel may drop the pages and report success next time: trust nothing.
         shared.state().stop(format!("fsync failed: {source}"));
@@ -136,63 +141,61 @@ fn look_for_room(shared: &Shared) {
     }
 }
 
-/// Deletes the oldest segment if it is full and everything in it is acknowledged, after carrying its open attempts
-/// over. True when one was deleted.
+/// Deletes the oldest segment if it is full and everything in it is acknowledged, after carrying over what must be kept
+/// of it. True when one was deleted.
 fn drop_oldest(shared: &Shared) -> Result<bool, SpoolError> {
-    let (oldest, has_open) = {
+    let (oldest, keeps) = {
         let state = shared.state();
         let Some(oldest) = state.segments.front() else { return Ok(false) };
-        if state.segments.len() < 2 || oldest.last_seq > state.persisted_ack {
+        if state.segments.len() < 2 || oldest.last_seq > state.acked() {
             return Ok(false);
         }
-        // The next start must tell the ledger what this one could not.
-        if state.unsettled.values().any(|seq| *seq <= oldest.last_seq) {
-            return Ok(false);
-        }
-        let in_oldest = |open: &OpenAttempt| open.seq <= oldest.last_seq;
-        let has_open = state.open.values().any(in_oldest);
+        let keeps = state.open.any_up_to(oldest.last_seq) || state.unsettled.any_up_to(oldest.last_seq);
+        let kept_bytes = state.open.bytes() + state.unsettled.bytes();
         // Carrying is worth it only while at least half of the bytes are waste: otherwise long streams would be
         // copied round and round.
-        if has_open && state.bytes < 2 * (state.open_bytes + shared.config.segment_bytes) {
+        if keeps && state.bytes < 2 * (kept_bytes + shared.config.segment_bytes) {
             return Ok(false);
         }
-        (oldest.clone(), has_open)
+        (oldest.clone(), keeps)
     };
-    if has_open {
+    if keeps {
         carry_over(shared, &oldest)?;
     }
     // What was carried, and the ends of what was not, must not be lost together with the segment.
     force(shared)?;
     fs::remove_file(&oldest.path).map_err(failed("delete", &oldest.path))?;
-    let mut state = shared.state();
-    state.segments.pop_front();
-    state.bytes -= oldest.len;
-    drop(state);
+    shared.state().drop_oldest(&shared.config);
     sync_dir(&shared.dir)?;
     Ok(true)
 }
 
-/// Appends the still open attempts of `segment` to the newest one.
+/// Appends to the newest segment what `segment` has of attempts that are still open, or whose cost the ledger was not
+/// told. An end so carried was reported: it is not waited for again, and being reported twice changes nothing.
 fn carry_over(shared: &Shared, segment: &Segment) -> Result<(), SpoolError> {
     let bytes = fs::read(&segment.path).map_err(failed("read", &segment.path))?;
     let mut at = MAGIC.len();
     while let Some(found) = bytes.get(at..).and_then(frame::read) {
         at += found.len();
-        if Kind::of(found.payload) != Some(Kind::Opened) {
+        if !matches!(Kind::of(found.payload), Some(Kind::Opened | Kind::Closed)) {
             continue;
         }
-        let record = SpoolRecord::decode(found.payload);
-        let Ok(Some(spool_record::Kind::Opened(Opened { stub: Some(stub) }))) = record.map(|r| r.kind) else {
-            continue;
-        };
-        let id = attempt_id(&stub.attempt_id)?;
-        let mut state = shared.state();
-        // Looked up under the same lock that appends its end: a closed attempt is never opened again.
-        if state.open.get(&id).is_some_and(|open| open.seq == found.seq) {
-            let seq = state.write(found.payload, &shared.config, &shared.dir)?;
-            if let Some(open) = state.open.get_mut(&id) {
-                open.seq = seq;
+        let Ok(record) = SpoolRecord::decode(found.payload) else { continue };
+        let (id, kept): (_, fn(&mut State) -> &mut Kept) = match &record.kind {
+            Some(spool_record::Kind::Opened(Opened { stub: Some(stub) })) => {
+                (attempt_id(&stub.attempt_id)?, |state| &mut state.open)
             }
+            Some(spool_record::Kind::Closed(closed)) => {
+                (attempt_id(closed_id(closed))?, |state| &mut state.unsettled)
+            }
+            _ => continue,
+        };
+        let mut state = shared.state();
+        // Looked up under the same lock that appends what follows: a closed attempt is never opened again, a settled one
+        // never unsettled.
+        if kept(&mut state).is_at(id, found.seq) {
+            let seq = state.write(found.payload, &shared.config, &shared.dir)?;
+            kept(&mut state).insert(id, Place { seq, bytes: found.len() as u64 });
         }
     }
     Ok(())

@@ -96,10 +96,39 @@ fn what_is_frozen_while_the_body_comes_does_not_pass() {
 #[test]
 fn what_is_frozen_while_it_is_decided_does_not_leave() {
     let opening = opened(admit(policy_with(identity()), CHAT, &chat(false)));
-    assert!(opening.frozen(&policy_with(identity()), NOW).is_none());
+    assert!(opening.refused(&policy_with(identity()), NOW).is_none());
     for (kind, id) in [("api_key", identity().key.bare()), ("model", "gpt-4o-mini".to_owned())] {
-        let answered = opening.frozen(&frozen_policy(kind, &id), NOW).expect("refused");
+        let answered = opening.refused(&frozen_policy(kind, &id), NOW).expect("refused");
         assert_eq!(code(&answered), (403, "frozen"), "{kind}");
         assert!(answered.denial.is_some());
+    }
+}
+
+/// Policies under which `identity()` may not call `gpt-4o-mini` any more.
+fn narrowed() -> [(Policy, (u16, &'static str)); 3] {
+    let models = KeyIdentity { allowed_models: Some(vec!["gpt-4o".into()]), ..identity() };
+    let providers = KeyIdentity { allowed_providers: Some(vec!["anthropic".into()]), ..identity() };
+    [
+        (Policy::default(), (401, "unauthorized")),
+        (policy_with(models), (403, "mandate_violation")),
+        (policy_with(providers), (403, "mandate_violation")),
+    ]
+}
+
+#[test]
+fn a_key_that_is_revoked_or_narrowed_while_the_body_comes_does_not_pass() {
+    for (policy, expected) in narrowed() {
+        let awaiting = start(policy_with(identity()), &headers(CHAT, &[])).expect("accepted");
+        let answered = refused(awaiting.under(Arc::new(policy)).body(&settings(), &chat(false), NOW));
+        assert_eq!(code(&answered), expected);
+        assert_eq!(answered.denial.is_some(), expected.0 == 403, "of an unknown key nothing is kept");
+    }
+}
+
+#[test]
+fn a_key_that_is_revoked_or_narrowed_while_its_call_is_decided_does_not_leave() {
+    let opening = opened(admit(policy_with(identity()), CHAT, &chat(false)));
+    for (policy, expected) in narrowed() {
+        assert_eq!(code(&opening.refused(&policy, NOW).expect("refused")), expected);
     }
 }

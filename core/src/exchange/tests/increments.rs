@@ -305,3 +305,22 @@ proptest! {
         prop_assert!(kept.starts_with(said), "whole events, then ours");
     }
 }
+
+#[test]
+fn an_event_without_end_is_not_kept_in_memory_for_ever() {
+    let mut forwarded = streaming(CHAT);
+    let chunk = vec![b'x'; 1 << 20];
+    let mut pieces = 0;
+    let owed = loop {
+        assert!(
+            forwarded.response_body(chunk.clone(), false, later(6)).is_empty(),
+            "nothing of it is paid for"
+        );
+        pieces += 1;
+        assert!(pieces <= 65, "64 MiB are enough for an event");
+        if let Some(owed) = forwarded.owes().filter(|owed| owed.blocks) {
+            break owed;
+        }
+    };
+    assert_eq!(forwarded.extended(owed).len(), pieces << 20, "once the whole answer is held it passes");
+}

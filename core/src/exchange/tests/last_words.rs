@@ -4,6 +4,7 @@ use super::{
     increments::{Budgeted, streaming},
     *,
 };
+use crate::{attempt::Api, exchange::last_words::LastWords};
 
 /// The events of ours, after `pieces` of the provider's passed and the next was refused.
 fn ours(path: &str, pieces: &[Value]) -> Vec<Value> {
@@ -92,6 +93,25 @@ fn responses_end_incomplete_with_what_was_written() {
             json!({"type": "response.incomplete", "sequence_number": 6, "response": ended}),
         ]
     );
+}
+
+#[test]
+fn items_that_are_not_what_the_api_says_are_survived() {
+    let mut words = LastWords::new(Api::OpenAiResponses);
+    let mut hear = |event: Value| words.heard(format!("data: {event}\n\n").as_bytes());
+    hear(json!({"type": "response.created", "response": "x"}));
+    let odd = [json!("x"), json!({"content": ["x"]}), json!({"content": "x"}), json!(7)];
+    let kinds = ["content_part.added", "output_text.delta", "refusal.delta", "function_call_arguments.delta"];
+    for (index, item) in (0..).zip(odd) {
+        let index: u64 = index;
+        hear(json!({"type": "response.output_item.added", "output_index": index, "item": item}));
+        for kind in kinds {
+            let kind = format!("response.{kind}");
+            hear(json!({"type": kind, "output_index": index, "delta": "d", "part": 1}));
+        }
+    }
+    let said = String::from_utf8(words.say(|| 0, 0)).unwrap();
+    assert_eq!(said.matches("event: ").count(), 5, "the end of each item, and of the response: {said}");
 }
 
 #[test]

@@ -335,7 +335,7 @@ fn a_freeze_is_the_last_step_wherever_it_stops_a_call() {
     let opening = opening(
         stage(policy([budget(Enforcement::StrictBlock)]), &[], &chat(false)).reserved(Ok(reserved), at(30)),
     );
-    let late = opening.frozen(&by_key, at(39)).expect("refused");
+    let late = opening.refused(&by_key, at(39)).expect("refused");
     assert_eq!(refused_words(late)[4..], ["match", "budget", "reserve", "freeze"]);
 }
 

@@ -1,11 +1,23 @@
-//! A freeze that comes while a call is on its way: what is not forwarded yet is not forwarded any more.
+//! A freeze or a revocation that comes while a call is on its way: what is not forwarded yet is not forwarded any more.
 
-use nullspend_core::ledger::{LimitChange, Limits};
+use nullspend_core::{
+    exchange::{Admission, Begin, Verdict, begin},
+    id::AttemptId,
+    ledger::{LimitChange, Limits},
+};
 use nullspend_proto::internal::FreezeRule;
 
 use super::*;
+use crate::{flight::Flight, plane::Asked};
 
-/// Freezes a model and waits until that is enforced.
+/// Lets the control plane say `delta`, and waits until that is enforced.
+async fn change(world: &World, delta: WatchResponse) {
+    let delta = WatchResponse { snapshot: false, revision: 2, ..delta };
+    world._watch.send(Ok(delta)).unwrap();
+    assert!(world.plane.policy_at(2).await.is_some_and(|policy| policy.revision == 2));
+}
+
+/// Freezes a model.
 async fn freeze(world: &World, model: &str) {
     let rule = FreezeRule {
         freeze_id: Uuid::from_u128(77).to_string(),
@@ -16,16 +28,18 @@ async fn freeze(world: &World, model: &str) {
         since_ms: 5,
     };
     let budget = BudgetRule { revision: 2, ..snapshot(Nanos(2_000_000_000)).budgets[0].clone() };
-    let delta = WatchResponse {
-        snapshot: false,
-        revision: 2,
-        keys: Vec::new(),
-        budgets: vec![budget],
-        freezes: vec![rule],
-        ..snapshot(Nanos(0))
-    };
-    world._watch.send(Ok(delta)).unwrap();
-    assert!(world.plane.policy_at(2).await.is_some_and(|policy| policy.revision == 2));
+    let delta =
+        WatchResponse { keys: Vec::new(), budgets: vec![budget], freezes: vec![rule], ..snapshot(Nanos(0)) };
+    change(world, delta).await;
+}
+
+/// Revokes the key.
+async fn revoke(world: &World) {
+    let budget = BudgetRule { revision: 2, ..snapshot(Nanos(2_000_000_000)).budgets[0].clone() };
+    let revoked_key_ids = vec![KeyId(Uuid::from_u128(2)).bare()];
+    let delta =
+        WatchResponse { keys: Vec::new(), budgets: vec![budget], revoked_key_ids, ..snapshot(Nanos(0)) };
+    change(world, delta).await;
 }
 
 fn assert_frozen(answer: Answer) {
@@ -54,10 +68,8 @@ async fn what_is_frozen_between_headers_and_body_is_refused() {
     left_a_denial_and_no_hold(&world).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_frozen_while_it_is_decided_is_refused_and_its_hold_released() {
-    let mut world = World::new(Nanos(1_000_000_000)).await;
-    // The ledger knows a newer limit, so the call waits for the policy that has it.
+/// A call that has its headers answered and waits for a policy that has the ledger's newer limit.
+async fn waits_for_a_policy(world: &mut World) -> tokio::task::JoinHandle<Answer> {
     let change = LimitChange {
         budget: BudgetId(BUDGET),
         revision: 2,
@@ -72,7 +84,52 @@ async fn what_is_frozen_while_it_is_decided_is_refused_and_its_hold_released() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), waiting).await.expect("the call waits");
+    asked
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_frozen_while_it_is_decided_is_refused_and_its_hold_released() {
+    let mut world = World::new(Nanos(1_000_000_000)).await;
+    let asked = waits_for_a_policy(&mut world).await;
     freeze(&world, "gpt-4o-mini").await;
     assert_frozen(asked.await.unwrap());
     left_a_denial_and_no_hold(&world).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_revoked_while_its_call_is_decided_is_unknown_and_its_hold_released() {
+    let mut world = World::new(Nanos(1_000_000_000)).await;
+    let asked = waits_for_a_policy(&mut world).await;
+    revoke(&world).await;
+    let Answer::ImmediateResponse(refused) = asked.await.unwrap() else { panic!("forwarded") };
+    assert_eq!(refused.status.unwrap().code, 401);
+    assert!(world.records().await.is_empty(), "neither event nor denial");
+    assert_eq!(world.settled().await, Nanos::ZERO);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_revoked_while_the_record_is_written_lets_nothing_leave() {
+    let world = World::new(Nanos(1_000_000_000)).await;
+    let headers = [(":method", "POST"), (":path", "/v1/chat/completions"), ("x-nullspend-key", KEY)];
+    let Phase::RequestHeaders(head) = head(&headers) else { unreachable!() };
+    let (headers, now) = (crate::wire::headers(head.headers), world.plane.now());
+    let Begin::Known(known) = begin(world.plane.policy(), &headers, AttemptId(Uuid::from_u128(7)), now)
+    else {
+        panic!("unknown")
+    };
+    let body = chat(false).to_string().into_bytes();
+    let awaiting = known.accept(&world.plane.settings, &headers).unwrap();
+    let Admission::Reserve(reserving) = awaiting.body(&world.plane.settings, &body, now) else {
+        panic!("not reserving")
+    };
+    let Asked::Ledger(outcome) = world.plane.reserve(&reserving).await else { panic!("on credit") };
+    let Verdict::Open(opening) = reserving.reserved(outcome, now) else { panic!("not open") };
+    revoke(&world).await;
+    let permit = world.plane.bodies.permit(body.len()).unwrap();
+    let Err(answered) = Flight::open(&world.plane, opening, body, permit).await else { panic!("forwarded") };
+    assert_eq!(answered.answer.status, 401);
+    let records = world.records().await;
+    let events = closed(&records);
+    assert_eq!((events.len(), events[0].cost_nanos, events[0].ending.as_str()), (1, 0, "aborted"));
+    assert_eq!(world.settled().await, Nanos::ZERO);
 }
