@@ -123,6 +123,24 @@ async fn a_flush_is_noticed_and_a_rebuild_puts_back_what_was_spent_and_held() {
 }
 
 #[tokio::test]
+async fn books_that_are_made_again_go_by_the_clock_again_that_ran_ahead() {
+    let server = Server::start(&[]);
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let ledger = RedisLedger::of_tests(&server.config(), clock.clone(), &|script| script).unwrap();
+    open(&ledger, org(1)).await;
+    assert!(reserves(&ledger, 1, 60).await);
+    clock.advance_ms(-999_000);
+    let then = Scope { window_end_ms: Some(500_000), ..scope(100) };
+    let of_then = Reserve { scopes: vec![then], ..reserve_of(2, 60) };
+    let outcome = ledger.reserve(&of_then).await.unwrap();
+    assert_eq!(outcome, ReserveOutcome::WrongWindow { now_ms: 1_000_000 });
+    ledger.give_up(org(1)).await.unwrap();
+    open(&ledger, org(1)).await;
+    let outcome = ledger.reserve(&of_then).await.unwrap();
+    assert!(matches!(outcome, ReserveOutcome::Reserved { .. }), "{outcome:?}");
+}
+
+#[tokio::test]
 async fn books_that_an_operator_gives_up_are_lost_to_everybody() {
     let server = Server::start(&[]);
     let (ledger, other) = (ledger(&server), ledger(&server));
