@@ -247,6 +247,18 @@ async fn full_memory_refuses_reserves_and_lets_settle() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_serve_is_as_good_as_not_asked() {
+    let server = Server::start(&[]);
+    let ledger = ledger(&server);
+    open(&ledger, org(1)).await;
+    server.ask(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
+    let unavailable = ledger.reserve(&reserve_of(1, 60)).await.unwrap_err();
+    assert_eq!(unavailable.silence, Silence::NotAsked, "{unavailable}");
+    server.ask(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    assert!(reserves(&ledger, 1, 60).await, "nothing was carried out");
+}
+
+#[tokio::test]
 async fn scripts_that_the_server_forgot_are_sent_again() {
     let server = Server::start(&[]);
     let ledger = ledger(&server);

@@ -385,7 +385,7 @@ pub struct OpenHolds {
 /// Why there is no answer from the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Silence {
-    /// It was not asked: nothing was carried out.
+    /// It was not asked, or looks at no call (it still loads its data, or is no master now): nothing was carried out.
     NotAsked,
     /// It was asked, and says that it did not carry that out: its memory is full, say.
     Refused,
