@@ -141,6 +141,21 @@ async fn books_that_are_made_again_go_by_the_clock_again_that_ran_ahead() {
 }
 
 #[tokio::test]
+async fn books_made_again_by_another_one_are_later_than_all_that_was_seen() {
+    let server = Server::start(&[]);
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let on = || RedisLedger::of_tests(&server.config(), clock.clone(), &|script| script).unwrap();
+    let (first, other) = (on(), on());
+    open(&first, org(1)).await;
+    server.ask(&["FLUSHALL", "SYNC"]).unwrap();
+    clock.advance_ms(-999_000);
+    open(&other, org(1)).await;
+    refuses(&first).await;
+    open(&other, org(1)).await;
+    assert!(reserves(&first, 1, 60).await && !reserves(&other, 2, 60).await);
+}
+
+#[tokio::test]
 async fn books_that_an_operator_gives_up_are_lost_to_everybody() {
     let server = Server::start(&[]);
     let (ledger, other) = (ledger(&server), ledger(&server));
