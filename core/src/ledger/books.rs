@@ -273,6 +273,12 @@ impl Books {
         budget.correct_rate(taken, by, actual - charged);
     }
 
+    /// A lapse stays as it was charged, and names its counters no more.
+    pub(super) fn unname(&mut self, taken: &Taken, by: Spender<'_>) {
+        let Some(budget) = self.budgets.get_mut(&taken.counter.budget) else { return };
+        budget.each(taken, by, |counter| counter.named_by -= 1);
+    }
+
     /// Records spend that no hold was taken for. What is taken back was spent earlier, so that a rate, which looks at
     /// the present, does not count it.
     pub(super) fn spend(&mut self, scope: &Scope, by: Spender<'_>, actual: Nanos) {

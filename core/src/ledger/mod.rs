@@ -15,6 +15,7 @@ mod counter;
 pub mod law;
 pub mod misuse;
 mod rate;
+mod remembered;
 mod session;
 
 use std::sync::Arc;
@@ -31,6 +32,8 @@ use crate::{
 
 /// Most scopes one operation may name.
 pub const MAX_SCOPES: usize = 32;
+/// How long a lapse waits for its owner to tell the truth. Its charge stands after that, and the ledger forgets the id.
+pub const LAPSE_KEPT_MS: i64 = 30 * 86_400_000;
 /// A session that was not used for so long, and that no hold names, starts again at nothing.
 pub const SESSION_IDLE_MS: i64 = 86_400_000;
 /// The highest limit of a spend rate: 1 000 000 dollars in one window.
@@ -458,7 +461,7 @@ pub trait Ledger: Send + Sync {
     /// Sets limits and deletions ahead of the data planes' own knowledge.
     async fn apply_limits(&self, org: OrgId, changes: &[LimitChange]) -> Result<(), LedgerUnavailable>;
 
-    /// Ends holds whose lease ran out, charging each in full.
+    /// Ends holds whose lease ran out, charging each in full. Gives up lapses of [`LAPSE_KEPT_MS`] ago.
     async fn sweep(&self) -> Result<Vec<LapsedHold>, LedgerUnavailable>;
 
     /// Sets the settled side of counters from the store, in a rebuild, before the first decision.
