@@ -10,8 +10,8 @@ use nullspend_core::{
     clock::{ManualClock, SystemClock},
     id::{AttemptId, BudgetId},
     ledger::{
-        Balance, CounterKey, Ledger, LimitChange, Limits, Reserve, ReserveOutcome, Restored, Scope,
-        SettleOutcome, Silence,
+        Balance, CounterKey, LAPSE_KEPT_MS, Ledger, LimitChange, Limits, Reserve, ReserveOutcome, Restored,
+        Scope, SettleOutcome, Silence,
     },
     money::Nanos,
     policy::Enforcement,
@@ -359,4 +359,24 @@ async fn what_a_lost_reply_held_is_handed_out_again() {
     assert_eq!((again.len(), &again[0].stub[..], again[0].amount), (1, &b"stub"[..], Nanos(10)));
     clock.advance_ms(120_000);
     assert!(other.sweep().await.unwrap().is_empty(), "its caller has asked since, so it has it");
+}
+
+#[tokio::test]
+async fn a_lapse_whose_stub_nobody_has_is_not_given_up() {
+    let server = Server::start(&[]);
+    let clock = Arc::new(ManualClock::at(0));
+    let on = || RedisLedger::of_tests(&server.config(), clock.clone(), &|script| script).unwrap();
+    let last = on();
+    open(&last, org(1)).await;
+    assert!(reserves(&last, 1, 10).await);
+    for wait_ms in [60_000, LAPSE_KEPT_MS] {
+        clock.advance_ms(wait_ms);
+        // Its caller is gone before it writes the event.
+        assert_eq!(on().sweep().await.unwrap().len(), 1);
+    }
+    clock.advance_ms(60_000);
+    assert_eq!(last.sweep().await.unwrap().len(), 1);
+    assert!(last.sweep().await.unwrap().is_empty(), "its caller has asked since, so it has it");
+    let outcome = last.settle(org(1), AttemptId(Uuid::from_u128(1)), Nanos(3)).await.unwrap();
+    assert_eq!(outcome, SettleOutcome::Unknown);
 }
