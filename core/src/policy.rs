@@ -239,6 +239,12 @@ impl BudgetRule {
             Enforcement::SoftBlock | Enforcement::Warn => Nanos::ZERO,
         }
     }
+
+    /// What a call may take of what remains, less than 0 where that is overspent.
+    #[must_use]
+    pub fn usable(&self, remaining: Nanos, finalize: bool) -> Nanos {
+        if finalize { remaining } else { remaining - self.kept_back() }
+    }
 }
 
 /// An organisation's own settings.

@@ -3,10 +3,10 @@
 use nullspend_core::exchange::answer::Answer;
 use serde_json::{Value, json};
 
-/// What a request needs to succeed; `None` is fine, a text says what is missing.
+/// What a data plane needs to take calls.
 #[derive(Clone, Debug, Default)]
 pub struct Readiness {
-    /// Why requests would fail, by part.
+    /// Why it can take none, by part.
     pub missing: Vec<(&'static str, String)>,
 }
 
@@ -16,7 +16,7 @@ pub fn alive() -> Answer {
     answer(200, &json!({ "status": "ok", "service": "nullspend-proxy" }))
 }
 
-/// A request would succeed, or what keeps it from succeeding.
+/// Calls may come, or why they had better go to another data plane.
 #[must_use]
 pub fn ready(readiness: &Readiness) -> Answer {
     if readiness.missing.is_empty() {

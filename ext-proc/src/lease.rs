@@ -1,7 +1,7 @@
 //! Keeps the leases of open holds alive, and writes the events of those that ran out (design law 2).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     metrics::Metrics,
-    spool::{Spool, lapsed},
+    spool::{Spool, SpoolError, lapsed},
 };
 
 /// Holds renewed by one ledger call.
@@ -53,8 +53,9 @@ pub struct Leases {
     config: LeaseConfig,
     holds: Mutex<HashMap<AttemptId, Open>>,
     number: AtomicU64,
-    /// Events of swept holds that the spool could not take yet.
-    unwritten: Mutex<Vec<Closed>>,
+    /// Events of swept holds that the spool could not take yet. Locked from a sweep's call until its events are written:
+    /// they are nowhere else.
+    unwritten: tokio::sync::Mutex<VecDeque<Closed>>,
 }
 
 struct Open {
@@ -106,7 +107,7 @@ impl Leases {
             config,
             holds: Mutex::default(),
             number: AtomicU64::new(0),
-            unwritten: Mutex::default(),
+            unwritten: tokio::sync::Mutex::default(),
         })
     }
 
@@ -193,52 +194,68 @@ impl Leases {
         }
     }
 
-    /// Ends holds whose lease ran out and writes their events.
+    /// Ends holds whose lease ran out and writes their events. None is ended while the spool does not take the last ones'.
     pub async fn sweep(&self) {
+        let mut unwritten = self.unwritten.lock().await;
+        if self.write(&mut unwritten).is_err() {
+            return;
+        }
         match self.ledger.sweep().await {
-            Ok(swept) => swept.into_iter().for_each(|hold| self.swept(hold)),
+            Ok(swept) => unwritten.extend(swept.into_iter().filter_map(|hold| self.swept(hold))),
             Err(error) => {
                 self.metrics.ledger_failures.inc();
                 tracing::warn!(error = %error, "holds could not be swept");
             }
         }
-        self.write_events();
+        // What is refused is tried again on the next round.
+        let _ = self.write(&mut unwritten);
     }
 
-    fn swept(&self, hold: LapsedHold) {
+    fn swept(&self, hold: LapsedHold) -> Option<Closed> {
         self.mark_lost(hold.hold);
         match AttemptStub::decode(hold.stub) {
             Ok(stub) if !stub.attempt_id.is_empty() => {
                 self.metrics.event(Measurement::Lapsed, stub.unpriced);
                 let mut event = lapsed(stub, self.clock.now_ms());
                 (event.cost_nanos, event.swept) = (hold.amount.0, true);
-                self.unwritten().push(event);
+                Some(event)
             }
             Ok(_) | Err(_) => {
                 tracing::error!(attempt = %hold.hold, "a swept hold has no readable stub: its event cannot be written");
+                None
             }
         }
     }
 
-    /// Appends what was swept; what the spool refuses is tried again on the next round.
-    pub(crate) fn write_events(&self) {
-        let events = std::mem::take(&mut *self.unwritten());
-        for event in events {
+    /// Waits for a sweep that is on its way, and appends what it left.
+    ///
+    /// # Errors
+    /// The spool refuses some of it.
+    pub(crate) async fn write_events(&self) -> Result<(), SpoolError> {
+        self.write(&mut *self.unwritten.lock().await)
+    }
+
+    fn write(&self, unwritten: &mut VecDeque<Closed>) -> Result<(), SpoolError> {
+        while let Some(event) = unwritten.front() {
             let record = SpoolRecord { kind: Some(Kind::Closed(event.clone())) };
-            if let Err(error) = self.spool.append(&record) {
-                self.metrics.spool_refusals.inc();
-                tracing::error!(error = %error, "the event of a lapsed hold could not be written yet");
-                self.unwritten().push(event);
+            match self.spool.append(&record) {
+                Ok(_) => {}
+                Err(error @ SpoolError::Record { .. }) => {
+                    tracing::error!(error = %error, "the event of a lapsed hold can never be written");
+                }
+                Err(error) => {
+                    self.metrics.spool_refusals.inc();
+                    tracing::error!(error = %error, waiting = unwritten.len(), "events of lapsed holds cannot be written yet");
+                    return Err(error);
+                }
             }
+            unwritten.pop_front();
         }
+        Ok(())
     }
 
     fn holds(&self) -> MutexGuard<'_, HashMap<AttemptId, Open>> {
         self.holds.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn unwritten(&self) -> MutexGuard<'_, Vec<Closed>> {
-        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -457,20 +457,15 @@ impl DataPlane {
         }
     }
 
-    /// What keeps requests from succeeding.
-    pub(crate) async fn readiness(&self) -> Readiness {
+    /// What keeps this data plane from deciding calls and recording them. The ledger is not asked: another data plane would
+    /// have no other, and without it calls are answered too (on credit, or with `budget_unavailable`).
+    pub(crate) fn readiness(&self) -> Readiness {
         let mut missing = Vec::new();
         if self.policy().is_none() {
             missing.push(("policy", "no policy in force from the control plane".to_owned()));
         }
         if let Some(why) = self.spool.refuses() {
             missing.push(("spool", why));
-        }
-        let holds = tokio::time::timeout(LEDGER_WAIT, self.ledger.open_holds()).await;
-        match holds {
-            Ok(Ok(_)) => {}
-            Ok(Err(cause)) => missing.push(("ledger", cause.to_string())),
-            Err(_) => missing.push(("ledger", format!("no answer within {LEDGER_WAIT:?}"))),
         }
         Readiness { missing }
     }

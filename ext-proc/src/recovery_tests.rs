@@ -91,12 +91,22 @@ pub(crate) async fn hold(ledger: &MemoryLedger, n: u128, lease_ms: i64) {
         finalize: false,
         amount: Nanos(HELD),
         lease_ms,
-        stub: bytes::Bytes::new(),
+        stub: prost::Message::encode_to_vec(&stub(n)).into(),
     };
     ledger.reserve(&reserve).await.unwrap();
 }
 
 pub(crate) fn data_plane(
+    dir: &TempDir,
+    ledger: &Arc<impl Ledger + 'static>,
+    clock: Arc<ManualClock>,
+    control: &FakePlane,
+) -> Arc<DataPlane> {
+    data_plane_with(SpoolConfig::default(), dir, ledger, clock, control)
+}
+
+fn data_plane_with(
+    spool: SpoolConfig,
     dir: &TempDir,
     ledger: &Arc<impl Ledger + 'static>,
     clock: Arc<ManualClock>,
@@ -110,7 +120,7 @@ pub(crate) fn data_plane(
             fingerprints: nullspend_core::loops::Fingerprints::default(),
         },
         spool_dir: dir.path().to_owned(),
-        spool: SpoolConfig::default(),
+        spool,
         report: ReportConfig::default(),
         lease: LeaseConfig::default(),
         max_bodies_in_flight_bytes: 1 << 20,
@@ -130,6 +140,17 @@ fn write(dir: &TempDir, records: &[SpoolRecord]) {
     let (spool, _) = Spool::open(dir.path(), SpoolConfig::default(), &RandomIds).unwrap();
     for record in records {
         spool.append(record).unwrap();
+    }
+}
+
+fn asked(rebuilds: &[&str]) -> WatchResponse {
+    let rebuild = |id: &&str| LedgerRebuild { rebuild_id: (*id).to_owned(), org_id: ORG.to_string() };
+    WatchResponse {
+        revision: 1,
+        history_id: "h".to_owned(),
+        snapshot: true,
+        rebuilds: rebuilds.iter().map(rebuild).collect(),
+        ..WatchResponse::default()
     }
 }
 
@@ -159,16 +180,6 @@ async fn a_rebuild_is_told_what_is_under_way_once_everything_else_is_stored() {
     let (ledger, control) = (Arc::new(MemoryLedger::new(Arc::clone(&clock) as _)), FakePlane::default());
     let (mut delivered, watch) = (control.delivered(), control.next_watch());
     let plane = data_plane(&dir, &ledger, clock, &control);
-    let asked = |ids: &[&str]| WatchResponse {
-        revision: 1,
-        history_id: "h".to_owned(),
-        snapshot: true,
-        rebuilds: ids
-            .iter()
-            .map(|id| LedgerRebuild { rebuild_id: (*id).to_owned(), org_id: ORG.to_string() })
-            .collect(),
-        ..WatchResponse::default()
-    };
     watch.send(Ok(asked(&["r1"]))).unwrap();
     let mut told = tokio::time::timeout(SOON, delivered.recv()).await.unwrap().unwrap();
     told.attempts.sort_by(|a, b| a.attempt_id.cmp(&b.attempt_id));
@@ -180,6 +191,38 @@ async fn a_rebuild_is_told_what_is_under_way_once_everything_else_is_stored() {
     assert_eq!(told.rebuild_id, "r2", "r1 was answered");
     plane.leave().await;
     assert_eq!(control.left(), 0, "there is work under way");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_rebuild_waits_for_what_was_swept_and_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    write(&dir, &[closed(3, 9), crate::convert::settled(AttemptId(Uuid::from_u128(3)))]);
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let (ledger, control) = (Arc::new(MemoryLedger::new(Arc::clone(&clock) as _)), FakePlane::default());
+    let (mut delivered, watch) = (control.delivered(), control.next_watch());
+    let small = SpoolConfig { segment_bytes: 1, ..SpoolConfig::default() };
+    let plane = data_plane_with(small, &dir, &ledger, Arc::clone(&clock), &control);
+    // Where the spool's next file would be.
+    let in_the_way = dir.path().join(format!("{:020}.seg", 3));
+    std::fs::create_dir(&in_the_way).unwrap();
+    hold(&ledger, 1, 1).await;
+    clock.advance_ms(10);
+    plane.leases.sweep().await;
+    let refused = plane.metrics.spool_refusals.get();
+    watch.send(Ok(asked(&["r1"]))).unwrap();
+    let asks_again = async {
+        while plane.metrics.spool_refusals.get() < refused + 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, asks_again).await.unwrap();
+    assert!(delivered.try_recv().is_err(), "the books would be made again without the lapse");
+    plane.leave().await;
+    assert_eq!(control.left(), 0, "an event is in memory alone");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    tokio::time::timeout(SOON, delivered.recv()).await.unwrap().unwrap();
+    assert_eq!(control.records().iter().filter_map(event).count(), 2);
     plane.stop().await;
 }
 

@@ -109,7 +109,7 @@ impl Session {
             Begin::Answer(answered) => return self.answer(*answered).await,
             Begin::Health => return self.send(wire::immediate(health::alive())).await,
             Begin::Ready => {
-                let ready = self.plane.readiness().await;
+                let ready = self.plane.readiness();
                 return self.send(wire::immediate(health::ready(&ready))).await;
             }
         };

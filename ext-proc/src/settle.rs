@@ -6,8 +6,8 @@ use nullspend_core::{
     attempt::{AttemptStub, BudgetCharge},
     id::{AttemptId, OrgId},
     ledger::{
-        Charge, ChargeOutcome, CounterKey, ExtendOutcome, LedgerUnavailable, Reserve, SettleOutcome, Silence,
-        law::REMEMBER_DONE_MS,
+        Charge, ChargeOutcome, CounterKey, ExtendOutcome, LedgerUnavailable, REMEMBER_DONE_MS, Reserve,
+        SettleOutcome, Silence,
     },
     money::Nanos,
 };

@@ -10,8 +10,8 @@ use nullspend_core::{
     clock::{ManualClock, SystemClock},
     id::{AttemptId, BudgetId},
     ledger::{
-        Balance, CounterKey, Ledger, LimitChange, Limits, Reserve, ReserveOutcome, Restored, Scope,
-        SettleOutcome, Silence,
+        Balance, CounterKey, LAPSE_KEPT_MS, Ledger, LimitChange, Limits, Reserve, ReserveOutcome, Restored,
+        Scope, SettleOutcome, Silence,
     },
     money::Nanos,
     policy::Enforcement,
@@ -123,6 +123,39 @@ async fn a_flush_is_noticed_and_a_rebuild_puts_back_what_was_spent_and_held() {
 }
 
 #[tokio::test]
+async fn books_that_are_made_again_go_by_the_clock_again_that_ran_ahead() {
+    let server = Server::start(&[]);
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let ledger = RedisLedger::of_tests(&server.config(), clock.clone(), &|script| script).unwrap();
+    open(&ledger, org(1)).await;
+    assert!(reserves(&ledger, 1, 60).await);
+    clock.advance_ms(-999_000);
+    let then = Scope { window_end_ms: Some(500_000), ..scope(100) };
+    let of_then = Reserve { scopes: vec![then], ..reserve_of(2, 60) };
+    let outcome = ledger.reserve(&of_then).await.unwrap();
+    assert_eq!(outcome, ReserveOutcome::WrongWindow { now_ms: 1_000_000 });
+    ledger.give_up(org(1)).await.unwrap();
+    open(&ledger, org(1)).await;
+    let outcome = ledger.reserve(&of_then).await.unwrap();
+    assert!(matches!(outcome, ReserveOutcome::Reserved { .. }), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn books_made_again_by_another_one_are_later_than_all_that_was_seen() {
+    let server = Server::start(&[]);
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let on = || RedisLedger::of_tests(&server.config(), clock.clone(), &|script| script).unwrap();
+    let (first, other) = (on(), on());
+    open(&first, org(1)).await;
+    server.ask(&["FLUSHALL", "SYNC"]).unwrap();
+    clock.advance_ms(-999_000);
+    open(&other, org(1)).await;
+    refuses(&first).await;
+    open(&other, org(1)).await;
+    assert!(reserves(&first, 1, 60).await && !reserves(&other, 2, 60).await);
+}
+
+#[tokio::test]
 async fn books_that_an_operator_gives_up_are_lost_to_everybody() {
     let server = Server::start(&[]);
     let (ledger, other) = (ledger(&server), ledger(&server));
@@ -229,6 +262,18 @@ async fn full_memory_refuses_reserves_and_lets_settle() {
 }
 
 #[tokio::test]
+async fn a_server_that_does_not_serve_is_as_good_as_not_asked() {
+    let server = Server::start(&[]);
+    let ledger = ledger(&server);
+    open(&ledger, org(1)).await;
+    server.ask(&["REPLICAOF", "127.0.0.1", "1"]).unwrap();
+    let unavailable = ledger.reserve(&reserve_of(1, 60)).await.unwrap_err();
+    assert_eq!(unavailable.silence, Silence::NotAsked, "{unavailable}");
+    server.ask(&["REPLICAOF", "NO", "ONE"]).unwrap();
+    assert!(reserves(&ledger, 1, 60).await, "nothing was carried out");
+}
+
+#[tokio::test]
 async fn scripts_that_the_server_forgot_are_sent_again() {
     let server = Server::start(&[]);
     let ledger = ledger(&server);
@@ -314,4 +359,24 @@ async fn what_a_lost_reply_held_is_handed_out_again() {
     assert_eq!((again.len(), &again[0].stub[..], again[0].amount), (1, &b"stub"[..], Nanos(10)));
     clock.advance_ms(120_000);
     assert!(other.sweep().await.unwrap().is_empty(), "its caller has asked since, so it has it");
+}
+
+#[tokio::test]
+async fn a_lapse_whose_stub_nobody_has_is_not_given_up() {
+    let server = Server::start(&[]);
+    let clock = Arc::new(ManualClock::at(0));
+    let on = || RedisLedger::of_tests(&server.config(), clock.clone(), &|script| script).unwrap();
+    let last = on();
+    open(&last, org(1)).await;
+    assert!(reserves(&last, 1, 10).await);
+    for wait_ms in [60_000, LAPSE_KEPT_MS] {
+        clock.advance_ms(wait_ms);
+        // Its caller is gone before it writes the event.
+        assert_eq!(on().sweep().await.unwrap().len(), 1);
+    }
+    clock.advance_ms(60_000);
+    assert_eq!(last.sweep().await.unwrap().len(), 1);
+    assert!(last.sweep().await.unwrap().is_empty(), "its caller has asked since, so it has it");
+    let outcome = last.settle(org(1), AttemptId(Uuid::from_u128(1)), Nanos(3)).await.unwrap();
+    assert_eq!(outcome, SettleOutcome::Unknown);
 }

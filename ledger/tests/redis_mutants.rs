@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use nullspend_ledger::conformance::{World, beside, budgets, holds, model};
 
 /// Its name, the line as it is, and the line as it must not be.
-const MUTANTS: [(&str, &str, &str); 15] = [
+const MUTANTS: [(&str, &str, &str); 17] = [
     (
         "limits are applied without what extensions go by",
         "redis.call('HSET', key, 'enf', ARGV[a + 3], 'session', ARGV[a + 4], 'kept', ARGV[a + 5])",
@@ -58,6 +58,12 @@ const MUTANTS: [(&str, &str, &str); 15] = [
     ("an old limit replaces a new one", "return scope.known_revision > scope.revision", "return false"),
     ("a repeated extension takes again", "if number <= tonumber(hold[3]) then return 'done' end", ""),
     ("an extension asks no limit", "if not allows(taken, session, hold[5] == '1') then", "if false then"),
+    ("a lapse is given up at once", "int(now - LAPSE_KEPT), 'LIMIT'", "int(now), 'LIMIT'"),
+    (
+        "a lapse that is given up keeps its counters",
+        "redis.call('HINCRBY', key, 'n:' .. slot, '-1')\n    end)\n  end\n  redis.call('DEL'",
+        "end)\n  end\n  redis.call('DEL'",
+    ),
     ("a counter is dropped under its hold", "elseif names == '0' then", "elseif names then"),
     (
         "a rate forgets the bucket before",
@@ -70,6 +76,7 @@ const MUTANTS: [(&str, &str, &str); 15] = [
 async fn suite(worlds: &impl AsyncFn() -> World) {
     holds::a_strict_limit_is_reached_exactly_and_not_passed(&worlds().await).await;
     holds::a_repeated_settle_changes_nothing(&worlds().await).await;
+    holds::a_lapse_that_nobody_corrects_is_given_up(&worlds().await).await;
     budgets::large_amounts_are_exact(&worlds().await).await;
     budgets::limits_that_are_applied_are_what_extensions_go_by(&worlds().await).await;
     budgets::a_counter_outlives_its_window_while_a_hold_names_it(&worlds().await).await;

@@ -211,6 +211,8 @@ async fn calls_refused_by_a_silent_redis_cost_nothing() {
             .expect_status(503);
         assert_eq!(refused.code(), "budget_unavailable");
     }
+    let ready = format!("{}/health/ready", world.console(0).url);
+    let _ = world.console(0).http.send(&Method::GET, &ready, &[], "").await.expect_status(200);
     world.cluster.redis.go_on();
     world.recovers(0).await;
     world.settle_up().await;

@@ -21,7 +21,7 @@ const fn mutant(name: &'static str, file: &'static str, from: &'static str, to: 
     Mutant { name, file, from, to }
 }
 
-const MUTANTS: [Mutant; 16] = [
+const MUTANTS: [Mutant; 18] = [
     mutant(
         "a limit is passed by one",
         "books.rs",
@@ -111,6 +111,18 @@ const MUTANTS: [Mutant; 16] = [
         "books.rs",
         "s.counter.named_by > 0 || !(ended || deleted)",
         "!(ended || deleted)",
+    ),
+    mutant(
+        "a lapse is given up a moment late",
+        "remembered.rs",
+        "now_ms.saturating_sub(*at_ms) >= LAPSE_KEPT_MS",
+        "now_ms.saturating_sub(*at_ms) > LAPSE_KEPT_MS",
+    ),
+    mutant(
+        "a lapse that is given up keeps its counters",
+        "books.rs",
+        "|counter| counter.named_by -= 1)",
+        "|counter| counter.named_by -= 0)",
     ),
     mutant(
         "who asks again of a lapse is not told",

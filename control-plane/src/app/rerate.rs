@@ -6,7 +6,7 @@ use nullspend_core::{
     attempt::{BudgetCharge, Tokens},
     cost::Detail,
     id::AttemptId,
-    ledger::{Charge, ChargeOutcome, MAX_SCOPES, Scope, scope_for},
+    ledger::{Charge, ChargeOutcome, MAX_SCOPES, Scope},
     money::{MAX_EVENT, Nanos},
     policy::{Policy, Role},
     price::Prices,
@@ -194,23 +194,19 @@ impl App {
     }
 }
 
-/// The windows that still bind: in the ledger others matter no more, and the store has them all.
+/// The windows that still bind: in the ledger others matter no more, and the store has them all. They are charged as the
+/// event was, whatever their budgets limit by now.
 fn still_binding<'a>(
     policy: &'a Policy,
     charges: &'a [BudgetCharge],
     now_ms: i64,
 ) -> impl Iterator<Item = Scope> + 'a {
-    charges.iter().filter_map(move |charge| {
-        let rule = policy.budget(charge.counter.budget)?;
+    let binds = move |charge: &&BudgetCharge| {
+        let generation = policy.budget(charge.counter.budget).map(|rule| rule.generation);
         let ended = charge.window_end_ms.is_some_and(|end| end <= now_ms);
-        (!ended && rule.generation == charge.counter.generation).then(|| Scope {
-            counter: charge.counter,
-            window_end_ms: charge.window_end_ms,
-            // A rate is of the present.
-            velocity: None,
-            ..scope_for(rule, now_ms)
-        })
-    })
+        !ended && generation == Some(charge.counter.generation)
+    };
+    charges.iter().filter(binds).map(BudgetCharge::scope)
 }
 
 impl RerateReport {

@@ -43,7 +43,7 @@ pub struct Books {
     pub settled: Vec<(CounterKey, Nanos)>,
     /// What sessions have spent of them.
     pub sessions: Vec<SessionSpend>,
-    /// Lapsed events, whose owners may yet tell the truth.
+    /// Lapsed events whose owners may yet tell the truth. One that says again that nobody saw the end has told it.
     pub lapsed: Vec<LapsedRecord>,
     /// Of the attempts asked for, those whose cost is known and in the sums.
     pub recorded: HashSet<AttemptId>,
@@ -222,7 +222,7 @@ impl Tx {
         let rows: Vec<(String, i64, String, Option<String>)> = on_tx!(&mut *self, |c, Db| {
             sqlx::query_as(
                 "SELECT id, cost_nanos, charges, session_id FROM cost_events \
-                 WHERE org_id = $1 AND ended_at_ms >= $2 AND measurement = 'lapsed' ORDER BY id",
+                 WHERE org_id = $1 AND ended_at_ms >= $2 AND measurement = 'lapsed' AND revision = 1 ORDER BY id",
             )
             .bind(org.bare())
             .bind(since_ms)
@@ -244,7 +244,7 @@ impl Tx {
         for chunk in attempts.chunks(CHUNK) {
             let ids: Vec<String> = on_tx!(&mut *self, |c, Db| {
                 let mut query = sqlx::QueryBuilder::<Db>::new(
-                    "SELECT id FROM cost_events WHERE measurement <> 'lapsed' AND id IN (",
+                    "SELECT id FROM cost_events WHERE (measurement <> 'lapsed' OR revision > 1) AND id IN (",
                 );
                 let mut list = query.separated(", ");
                 for attempt in chunk {

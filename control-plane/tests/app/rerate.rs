@@ -1,14 +1,14 @@
 //! What a mended price does to past events.
 
 use nullspend_control_plane::{
-    app::{BudgetRequest, NewPrice, RerateReport, RerateRequest},
+    app::{BudgetRequest, NewPrice, Reported, RerateReport, RerateRequest},
     store::{EventRecord, Source},
 };
 use nullspend_core::{
     attempt::BudgetCharge,
     cost::{Detail, Line, Step},
     id::{AttemptId, Ids, PriceId, RandomIds},
-    ledger::scope_for,
+    ledger::{Reserve, ReserveOutcome, Why, scope_for},
     money::Nanos,
     policy::Role,
     price::{Class, Tier},
@@ -134,6 +134,39 @@ async fn a_mended_price_makes_a_difference_once() {
     assert_eq!(spent(&world).await, 4_000_000, "the store says the same");
     let (count, sum) = world.app.store().event_totals(world.owner.org).await.unwrap();
     assert_eq!((count, sum), (5, Nanos(4_000_000)));
+}
+
+#[tokio::test]
+async fn a_difference_counts_to_a_session_only_if_the_event_did() {
+    let world = World::new().await;
+    world.app.upsert_budget(&world.owner, org_budget(1_000_000)).await.unwrap();
+    let row = world.app.create_price(&world.owner, new(HOUSE, 10)).await.unwrap().row.id;
+    let event = proxied(&world, HOUSE, 1_000).await;
+    let of_session =
+        EventRecord { id: AttemptId(RandomIds.v7(NOW)), session_id: Some("s".to_owned()), ..event };
+    world.app.store().write_events(vec![of_session]).await.unwrap();
+    let world = world.restarted().await;
+    let limited = BudgetRequest { session_limit_microdollars: Some(20_000), ..org_budget(1_000_000) };
+    world.app.upsert_budget(&world.owner, limited).await.unwrap();
+    let later = Reported { session_id: Some("s".to_owned()), ..report("later", 10_000) };
+    world.app.ingest(&world.agent, vec![later], false).await.unwrap();
+    mend(&world, row, 4).await;
+    assert_eq!(world.app.rerate(&world.owner, rerate(false)).await.unwrap().adjusted, 2);
+
+    let rule = world.app.list_budgets(&world.owner).await.unwrap().remove(0).record.rule;
+    let reserve = Reserve {
+        hold: AttemptId(RandomIds.v7(NOW)),
+        org: world.owner.org,
+        scopes: vec![scope_for(&rule, NOW)],
+        session: Some("s".into()),
+        finalize: false,
+        amount: Nanos(20_000_000),
+        lease_ms: 1_000,
+        stub: bytes::Bytes::new(),
+    };
+    let outcome = world.ledger.reserve(&reserve).await.unwrap();
+    let ReserveOutcome::Denied { why, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(why, Why::Session { spend: Nanos(10_000_000) }, "what it has spent since it is limited");
 }
 
 #[tokio::test]

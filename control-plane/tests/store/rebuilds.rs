@@ -125,15 +125,23 @@ pub async fn a_delivery_that_makes_no_sense_is_told(world: World) {
 pub async fn books_tell_what_lapsed_and_what_is_recorded(world: World) {
     let founded = world.founded().await;
     let budget = live_budget(&world, &founded).await;
-    let (known, lapsed, unknown) = (attempt(), attempt(), attempt());
-    let mut lapse = closed(&founded, lapsed, 30, &[budget]);
-    lapse.measurement = "lapsed".to_owned();
-    let batch = records([closed(&founded, known, 12, &[budget]), lapse]);
-    world.store.ingest_records("dp", &batch, NOW).await.unwrap();
-    let asked = [known, lapsed, unknown].map(AttemptId);
+    let (known, lapsed, told_again, unknown) = (attempt(), attempt(), attempt(), attempt());
+    let lapse = |id, revision| proto::Closed {
+        measurement: "lapsed".to_owned(),
+        revision,
+        ..closed(&founded, id, 30, &[budget])
+    };
+    let ends = [
+        closed(&founded, known, 12, &[budget]),
+        lapse(lapsed, 1),
+        lapse(told_again, 1),
+        lapse(told_again, 2),
+    ];
+    world.store.ingest_records("dp", &records(ends), NOW).await.unwrap();
+    let asked = [known, lapsed, told_again, unknown].map(AttemptId);
     let books = world.store.books(founded.org, SINCE, &asked).await.unwrap();
-    assert_eq!(books.recorded.into_iter().collect::<Vec<_>>(), [AttemptId(known)]);
-    assert_eq!(books.settled.iter().map(|(_, nanos)| nanos.0).sum::<i64>(), 42);
+    assert_eq!(books.recorded, [known, told_again].map(AttemptId).into());
+    assert_eq!(books.settled.iter().map(|(_, nanos)| nanos.0).sum::<i64>(), 72);
     let settled = world.store.list_settled(founded.org, SINCE.window_ended_ms).await.unwrap();
     assert_eq!(settled, books.settled, "by itself too");
     let windows = [settled[0].0, counter(BudgetId(Uuid::from_u128(9)))];

@@ -37,10 +37,12 @@ impl Admitted {
     pub(super) fn clamp(&mut self, rules: &[Arc<BudgetRule>], balances: &[Balance]) -> bool {
         let tries = self.clamp.map_or(0, |clamp| clamp.tries);
         let (Some(price), Some(bound)) = (&self.price, &self.bound) else { return false };
-        let Some(room) = room(rules, balances, self.hold, self.call.finalize).filter(|_| tries < TRIES_MAX)
-        else {
+        let Some((room, true)) = lacking(rules, balances, self.hold, self.call.finalize) else {
             return false;
         };
+        if tries >= TRIES_MAX {
+            return false;
+        }
         let Some((tokens, lowered)) = most_output(price, &self.view, bound, room) else { return false };
         let limit = OutputLimit { name: limit_name(self.call.api, price.provider()), tokens };
         self.clamp = Some(match self.clamp {
@@ -56,19 +58,19 @@ impl Admitted {
     }
 }
 
-/// The least that is left in a budget that binds, if every budget that lacks room for `hold` allows clamping. What is
-/// kept back is left to finalizing calls.
-fn room(rules: &[Arc<BudgetRule>], balances: &[Balance], hold: Nanos, finalize: bool) -> Option<Nanos> {
-    let usable = |rule: &BudgetRule, balance: &Balance| {
-        let kept_back = if finalize { Nanos::ZERO } else { rule.kept_back() };
-        balance.remaining() - kept_back
-    };
+/// The least that the call may use of the budgets that lack room for `hold`, and whether all of them allow clamping; `None`
+/// where none lacks it.
+pub(super) fn lacking(
+    rules: &[Arc<BudgetRule>],
+    balances: &[Balance],
+    hold: Nanos,
+    finalize: bool,
+) -> Option<(Nanos, bool)> {
     let binding = rules.iter().zip(balances).filter(|(rule, _)| rule.enforcement == Enforcement::StrictBlock);
-    let mut lacking = binding.filter(|(rule, balance)| usable(rule, balance) < hold).peekable();
-    lacking.peek()?;
-    lacking.try_fold(Nanos(i64::MAX), |least, (rule, balance)| {
-        rule.output.clamp.then(|| least.min(usable(rule, balance)))
-    })
+    binding
+        .map(|(rule, balance)| (rule.usable(balance.remaining(), finalize), rule.output.clamp))
+        .filter(|(usable, _)| *usable < hold)
+        .reduce(|(least, clamps), (usable, clamp)| (least.min(usable), clamps && clamp))
 }
 
 /// The highest output limit whose bound fits into `room`, with that bound. Bounds rise with the limit, so halving finds it.

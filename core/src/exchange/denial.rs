@@ -68,9 +68,8 @@ impl BudgetDenial<'_> {
     }
 
     fn of_limit(&self) -> Said {
-        let remaining = self.balance.remaining().max(Nanos::ZERO);
-        let kept_back = self.rule.kept_back();
-        let usable = if self.finalize { remaining } else { (remaining - kept_back).max(Nanos::ZERO) };
+        let (remaining, kept_back) = (self.balance.remaining(), self.rule.kept_back());
+        let usable = self.rule.usable(remaining, self.finalize).max(Nanos::ZERO);
         let mut details = Map::new();
         let code = match &self.rule.entity {
             Entity::Customer(id) => {
@@ -91,7 +90,10 @@ impl BudgetDenial<'_> {
         details.insert("budget_spend_microdollars".into(), json!(spend));
         details.insert("remaining_microdollars".into(), json!(floor_micro(usable)));
         details.insert("finalization_reserve_microdollars".into(), json!(kept_back.microdollars_half_up()));
-        details.insert("finalization_remaining_microdollars".into(), json!(floor_micro(remaining)));
+        details.insert(
+            "finalization_remaining_microdollars".into(),
+            json!(floor_micro(remaining.max(Nanos::ZERO))),
+        );
         let message = format!(
             "the {} budget of {} allows {} more, and this call may cost up to {}; lower max tokens, or have the budget raised",
             self.rule.entity.kind(),

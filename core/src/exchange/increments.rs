@@ -87,8 +87,12 @@ impl Admitted {
     /// Holds a first slice only, if every budget that could deny the rest agreed to that.
     pub(super) fn slice(&mut self, rules: &[Arc<BudgetRule>]) {
         let (Some(price), Some(bound), None) = (&self.price, &self.bound, &self.clamp) else { return };
-        let mut strict = rules.iter().filter(|rule| rule.enforcement == Enforcement::StrictBlock).peekable();
-        let agreed = strict.peek().is_some() && strict.all(|rule| rule.output.incremental);
+        let of_session = self.call.session_id.is_some();
+        let denies = |rule: &&Arc<BudgetRule>| {
+            rule.enforcement == Enforcement::StrictBlock || (of_session && rule.session_limit.is_some())
+        };
+        let mut denying = rules.iter().filter(denies).peekable();
+        let agreed = denying.peek().is_some() && denying.all(|rule| rule.output.incremental);
         // Who names its own price may name one above what its bytes are worth to us.
         let shown = self.view.stream
             && !hides_by_request(price, &self.view)

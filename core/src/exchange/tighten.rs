@@ -3,17 +3,15 @@
 //!
 //! Only where counting is as sound as bytes: the provider publishes the model's encoding, and the body shows the prompt.
 
-use std::sync::Arc;
-
 use super::{
     Answered, Moment,
     admit::{Admitted, Reserving, Verdict},
+    clamp::lacking,
 };
 use crate::{
     bound::{bound, bound_of_output},
-    ledger::{Balance, LedgerUnavailable, ReserveOutcome, Why},
+    ledger::{LedgerUnavailable, ReserveOutcome, Why},
     money::Nanos,
-    policy::{BudgetRule, Enforcement},
     price::Priced,
     request::RequestView,
     tokenizer::{self, Encoding},
@@ -59,7 +57,10 @@ impl Reserving {
         let ReserveOutcome::Denied { scope, why, balances, .. } = denied else { return None };
         let encoding = self.admitted.encoding()?;
         let (room, clamps) = match why {
-            Why::Budget => room(&self.rules, balances, self.admitted.hold),
+            Why::Budget => {
+                let (hold, finalize) = (self.admitted.hold, self.admitted.call.finalize);
+                lacking(&self.rules, balances, hold, finalize)?
+            }
             Why::Session { spend } => (self.rules.get(*scope)?.session_limit? - *spend, false),
             // Most of these wait for a cool-down, whatever the call costs.
             Why::Velocity { .. } => return None,
@@ -121,14 +122,4 @@ impl Admitted {
         }
         lower
     }
-}
-
-/// The least that is left in the budgets that lack room for `hold`, and whether all of them allow clamping.
-fn room(rules: &[Arc<BudgetRule>], balances: &[Balance], hold: Nanos) -> (Nanos, bool) {
-    let binding = rules.iter().zip(balances).filter(|(rule, _)| rule.enforcement == Enforcement::StrictBlock);
-    binding
-        .filter(|(rule, balance)| balance.remaining() < hold + rule.finalization_reserve)
-        .fold((Nanos(i64::MAX), true), |(room, clamps), (rule, balance)| {
-            (room.min(balance.remaining()), clamps && rule.output.clamp)
-        })
 }

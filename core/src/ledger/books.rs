@@ -11,6 +11,9 @@ use super::{
 };
 use crate::{id::BudgetId, money::Nanos, policy::Enforcement};
 
+/// Sessions that one sweep looks at: nothing else of the organisation is decided meanwhile.
+const SESSIONS_LOOKED_AT: usize = 4_000;
+
 /// The budgets of one organisation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Books {
@@ -270,6 +273,12 @@ impl Books {
         budget.correct_rate(taken, by, actual - charged);
     }
 
+    /// A lapse stays as it was charged, and names its counters no more.
+    pub(super) fn unname(&mut self, taken: &Taken, by: Spender<'_>) {
+        let Some(budget) = self.budgets.get_mut(&taken.counter.budget) else { return };
+        budget.each(taken, by, |counter| counter.named_by -= 1);
+    }
+
     /// Records spend that no hold was taken for. What is taken back was spent earlier, so that a rate, which looks at
     /// the present, does not count it.
     pub(super) fn spend(&mut self, scope: &Scope, by: Spender<'_>, actual: Nanos) {
@@ -329,13 +338,14 @@ impl Books {
     /// session is over, and no hold names them. The store has what was settled. Limits are kept, so that an old revision
     /// stays old.
     pub(super) fn drop_ended(&mut self, now_ms: i64) {
+        let mut sessions = SESSIONS_LOOKED_AT;
         for budget in self.budgets.values_mut() {
             let (latest, deleted) = (budget.latest, budget.limit == Limit::Deleted);
             budget.slots.retain(|s| {
                 let ended = s.end_ms.is_some_and(|end| end <= now_ms) || (s.generation, s.start_ms) < latest;
                 s.counter.named_by > 0 || !(ended || deleted)
             });
-            budget.sessions.drop_over(now_ms);
+            budget.sessions.drop_over(now_ms, &mut sessions);
         }
     }
 

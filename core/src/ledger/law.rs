@@ -3,30 +3,25 @@
 //! Pure: time is passed in, nothing is awaited, nothing fails. The in-memory ledger is this state behind a lock, and
 //! every other ledger is tested against it.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::Arc,
-};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 
 use super::{
     Balance, Charge, ChargeOutcome, CounterKey, ExtendOutcome, LapsedHold, LimitChange, Misuse, OpenHolds,
     Reserve, ReserveOutcome, Restored, Scope, SessionSpend, SettleOutcome, Why,
-    books::{Books, SessionKey, Spender, Taken},
+    books::{Books, SessionKey, Spender},
     by_id::ById,
     counter::Counter,
     misuse::{check_amount, check_lease},
     rate::TooFast,
+    remembered::{Done, Lapse, Lapses, Took},
 };
 use crate::{
     id::{AttemptId, OrgId},
     money::{MAX_EVENT, MAX_TOTAL_NANOS, Nanos},
     policy::Enforcement,
 };
-
-/// How long settled and charged ids are remembered, on the ledger's clock (design §6).
-pub const REMEMBER_DONE_MS: i64 = 3_600_000;
 
 /// The ledger of one organisation.
 #[derive(Clone, Debug)]
@@ -36,8 +31,7 @@ pub struct State {
     now_ms: i64,
     books: Books,
     open: HashMap<AttemptId, Hold, ById>,
-    /// Remembered until their owners report the truth.
-    lapsed: HashMap<AttemptId, Lapse, ById>,
+    lapses: Lapses,
     done: Done,
 }
 
@@ -53,55 +47,6 @@ struct Hold {
     stub: Bytes,
 }
 
-#[derive(Clone, Debug)]
-struct Lapse {
-    took: Took,
-    charged: Nanos,
-}
-
-/// What a hold takes from, and on whose behalf.
-#[derive(Clone, Debug)]
-struct Took {
-    from: Box<[Taken]>,
-    session: Option<Arc<str>>,
-    since_ms: i64,
-}
-
-impl Took {
-    fn by(&self, now_ms: i64) -> Spender<'_> {
-        Spender { session: self.session.as_ref(), since_ms: self.since_ms, now_ms }
-    }
-}
-
-/// Ids that were settled or charged within [`REMEMBER_DONE_MS`].
-#[derive(Clone, Debug, Default)]
-struct Done {
-    ids: HashSet<AttemptId, ById>,
-    /// Of those that had lapsed before, what that had charged: who asks again must be told again.
-    lapsed: HashMap<AttemptId, Nanos, ById>,
-    /// The same ids with the time they were done, oldest first.
-    order: VecDeque<(i64, AttemptId)>,
-}
-
-impl Done {
-    fn insert(&mut self, id: AttemptId, now_ms: i64) {
-        if self.ids.insert(id) {
-            self.order.push_back((now_ms, id));
-        }
-    }
-
-    fn forget_old(&mut self, now_ms: i64) {
-        while let Some((at_ms, id)) = self.order.front() {
-            if now_ms.saturating_sub(*at_ms) < REMEMBER_DONE_MS {
-                break;
-            }
-            self.ids.remove(id);
-            self.lapsed.remove(id);
-            self.order.pop_front();
-        }
-    }
-}
-
 impl State {
     /// An organisation of which nothing is known yet.
     #[must_use]
@@ -111,7 +56,7 @@ impl State {
             now_ms: i64::MIN,
             books: Books::default(),
             open: HashMap::default(),
-            lapsed: HashMap::default(),
+            lapses: Lapses::default(),
             done: Done::default(),
         }
     }
@@ -209,7 +154,7 @@ impl State {
     /// Remembers a lapse whose amount the counters have.
     fn lapse_again(&mut self, reserve: &Reserve) {
         let took = self.took(reserve, Nanos::ZERO);
-        self.lapsed.insert(reserve.hold, Lapse { took, charged: reserve.amount });
+        self.lapses.insert(reserve.hold, Lapse { took, charged: reserve.amount, at_ms: self.now_ms });
     }
 
     /// Remembers ids whose cost the counters have. See [`super::Ledger::restore_done`].
@@ -265,7 +210,7 @@ impl State {
 
     fn extend_one(&mut self, id: AttemptId, number: u64, lease_ms: i64, add: Nanos) -> ExtendOutcome {
         let Some(hold) = self.open.get_mut(&id) else {
-            return if self.lapsed.contains_key(&id) {
+            return if self.lapses.ids.contains_key(&id) {
                 ExtendOutcome::Lapsed
             } else if self.done.ids.contains(&id) {
                 ExtendOutcome::AlreadyDone
@@ -317,7 +262,7 @@ impl State {
             self.done.insert(id, self.now_ms);
             return SettleOutcome::Settled { over_by: (actual - hold.amount).max(Nanos::ZERO) };
         }
-        if let Some(lapse) = self.lapsed.remove(&id) {
+        if let Some(lapse) = self.lapses.ids.remove(&id) {
             for taken in &lapse.took.from {
                 self.books.correct(taken, lapse.took.by(self.now_ms), lapse.charged, actual);
             }
@@ -339,7 +284,7 @@ impl State {
             return ChargeOutcome::Invalid(misuse);
         }
         let takes_back = charge.actual < Nanos::ZERO;
-        if takes_back && (self.open.contains_key(&charge.id) || self.lapsed.contains_key(&charge.id)) {
+        if takes_back && (self.open.contains_key(&charge.id) || self.lapses.ids.contains_key(&charge.id)) {
             // What a call cost is never less than nothing: a difference has an id of its own.
             return ChargeOutcome::Invalid(Misuse::AmountOutOfRange);
         }
@@ -372,7 +317,8 @@ impl State {
         }
     }
 
-    /// Ends holds whose lease ran out, by id, and drops counters that nothing needs. See [`super::Ledger::sweep`].
+    /// Ends holds whose lease ran out, by id, gives up lapses that nobody corrects, and drops counters that nothing needs.
+    /// See [`super::Ledger::sweep`].
     pub fn sweep(&mut self, now_ms: i64) -> Vec<LapsedHold> {
         self.tick(now_ms);
         let now_ms = self.now_ms;
@@ -381,10 +327,15 @@ impl State {
             for taken in &hold.took.from {
                 self.books.lapse(taken, hold.took.by(now_ms), hold.amount);
             }
-            self.lapsed.insert(id, Lapse { took: hold.took, charged: hold.amount });
+            self.lapses.insert(id, Lapse { took: hold.took, charged: hold.amount, at_ms: now_ms });
             lapsed.push(LapsedHold { hold: id, org: self.org, amount: hold.amount, stub: hold.stub });
         }
         lapsed.sort_by_key(|lapse| lapse.hold);
+        while let Some(Lapse { took, .. }) = self.lapses.pop_old(now_ms) {
+            for taken in &took.from {
+                self.books.unname(taken, took.by(now_ms));
+            }
+        }
         self.books.drop_ended(now_ms);
         lapsed
     }
@@ -415,7 +366,7 @@ impl State {
     }
 
     fn knows(&self, id: &AttemptId) -> bool {
-        self.open.contains_key(id) || self.lapsed.contains_key(id) || self.done.ids.contains(id)
+        self.open.contains_key(id) || self.lapses.ids.contains_key(id) || self.done.ids.contains(id)
     }
 
     /// What holds of every state the law can reach. Slow: for tests.
@@ -426,7 +377,7 @@ impl State {
         let mut windows = Named::default();
         let mut sessions = Named::<SessionKey<'_>>::default();
         let open = self.open.values().map(|hold| (&hold.took, hold.amount));
-        for (took, amount) in open.chain(self.lapsed.values().map(|lapse| (&lapse.took, Nanos::ZERO))) {
+        for (took, amount) in open.chain(self.lapses.ids.values().map(|lapse| (&lapse.took, Nanos::ZERO))) {
             for taken in &took.from {
                 windows.add(taken.counter, amount);
                 if let Some(session) = took.session.as_deref().filter(|_| taken.of_session) {
@@ -436,8 +387,8 @@ impl State {
         }
         windows.equal(self.books.counters())?;
         sessions.equal(self.books.sessions())?;
-        let twice = self.open.keys().any(|id| self.lapsed.contains_key(id) || self.done.ids.contains(id))
-            || self.lapsed.keys().any(|id| self.done.ids.contains(id));
+        let twice = self.open.keys().any(|id| self.lapses.ids.contains_key(id) || self.done.ids.contains(id))
+            || self.lapses.ids.keys().any(|id| self.done.ids.contains(id));
         if twice {
             return Err("an id is in two states at once".to_owned());
         }

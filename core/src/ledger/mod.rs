@@ -15,6 +15,7 @@ mod counter;
 pub mod law;
 pub mod misuse;
 mod rate;
+mod remembered;
 mod session;
 
 use std::sync::Arc;
@@ -31,6 +32,10 @@ use crate::{
 
 /// Most scopes one operation may name.
 pub const MAX_SCOPES: usize = 32;
+/// How long settled and charged ids are remembered, on the ledger's clock.
+pub const REMEMBER_DONE_MS: i64 = 3_600_000;
+/// How long a lapse waits for its owner to tell the truth. Its charge stands after that, and the ledger forgets the id.
+pub const LAPSE_KEPT_MS: i64 = 30 * 86_400_000;
 /// A session that was not used for so long, and that no hold names, starts again at nothing.
 pub const SESSION_IDLE_MS: i64 = 86_400_000;
 /// The highest limit of a spend rate: 1 000 000 dollars in one window.
@@ -385,7 +390,7 @@ pub struct OpenHolds {
 /// Why there is no answer from the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Silence {
-    /// It was not asked: nothing was carried out.
+    /// It was not asked, or looks at no call (it still loads its data, or is no master now): nothing was carried out.
     NotAsked,
     /// It was asked, and says that it did not carry that out: its memory is full, say.
     Refused,
@@ -458,7 +463,7 @@ pub trait Ledger: Send + Sync {
     /// Sets limits and deletions ahead of the data planes' own knowledge.
     async fn apply_limits(&self, org: OrgId, changes: &[LimitChange]) -> Result<(), LedgerUnavailable>;
 
-    /// Ends holds whose lease ran out, charging each in full.
+    /// Ends holds whose lease ran out, charging each in full. Gives up lapses of [`LAPSE_KEPT_MS`] ago.
     async fn sweep(&self) -> Result<Vec<LapsedHold>, LedgerUnavailable>;
 
     /// Sets the settled side of counters from the store, in a rebuild, before the first decision.

@@ -1,7 +1,7 @@
 //! Leases, lapses, extensions, and the ledger's clock.
 
 use nullspend_core::{
-    ledger::{ExtendOutcome, SettleOutcome},
+    ledger::{ExtendOutcome, LAPSE_KEPT_MS, Scope, SettleOutcome},
     money::Nanos,
 };
 
@@ -54,8 +54,7 @@ fn a_late_settle_corrects_what_the_lapse_charged() {
         book.settle(9_002, 0);
         book.hold(1, 30, &scopes);
         book.at(LEASE_MS).sweep();
-        // However late: a lapse is remembered until its owner reports.
-        book.at(50 * DAY_MS).sweep();
+        book.at(LEASE_MS + LAPSE_KEPT_MS - 1).sweep();
         assert_eq!(book.settle(1, actual), SettleOutcome::Lapsed { charged: Nanos(30) });
         assert_eq!(book.balance(&scopes[0]), (100, 7 + actual, 0));
         assert_eq!(book.balance(&scopes[1]), (5, actual, 0));
@@ -63,6 +62,36 @@ fn a_late_settle_corrects_what_the_lapse_charged() {
         assert_eq!(book.settle(1, 99), SettleOutcome::Lapsed { charged: Nanos(30) });
         assert_eq!(book.balance(&scopes[0]), (100, 7 + actual, 0));
     }
+}
+
+#[test]
+fn a_lapse_that_nobody_corrects_is_given_up() {
+    let scopes = [strict(1, 100)];
+    let mut book = Book::new();
+    book.hold(1, 30, &scopes);
+    book.at(LEASE_MS).sweep();
+    book.at(LEASE_MS + LAPSE_KEPT_MS - 1).sweep();
+    assert_eq!(book.extend(1, 1, 0), ExtendOutcome::Lapsed);
+    assert_eq!(book.balance(&scopes[0]), (100, 30, 0));
+    book.at(LEASE_MS + LAPSE_KEPT_MS).sweep();
+    assert_eq!(book.settle(1, 10), SettleOutcome::Unknown);
+    assert_eq!(book.balance(&scopes[0]), (100, 0, 0), "its window ended long ago");
+}
+
+#[test]
+fn a_later_lapse_of_the_same_id_has_its_own_time() {
+    let scopes = [Scope { window_end_ms: None, ..strict(1, 100) }];
+    let mut book = Book::new();
+    for at_ms in [0, DAY_MS] {
+        book.at(at_ms).hold(1, 30, &scopes);
+        book.at(at_ms + LEASE_MS).sweep();
+        if at_ms == 0 {
+            book.settle(1, 10);
+        }
+    }
+    book.at(LEASE_MS + LAPSE_KEPT_MS).sweep();
+    assert_eq!(book.settle(1, 5), SettleOutcome::Lapsed { charged: Nanos(30) });
+    assert_eq!(book.balance(&scopes[0]), (100, 15, 0));
 }
 
 #[test]

@@ -28,17 +28,20 @@ struct World {
     budget: BudgetId,
 }
 
-fn spool(dir: &TempDir, max_bytes: u64) -> (Arc<Spool>, crate::spool::Replay) {
-    let config = SpoolConfig { fsync: Fsync::Never, max_bytes, ..SpoolConfig::default() };
-    Spool::open(dir.path(), config, &RandomIds).unwrap()
+fn config() -> SpoolConfig {
+    SpoolConfig { fsync: Fsync::Never, ..SpoolConfig::default() }
 }
 
 impl World {
     fn new() -> Self {
+        Self::of(config())
+    }
+
+    fn of(config: SpoolConfig) -> Self {
         let dir = TempDir::new().unwrap();
         let clock = Arc::new(ManualClock::at(1_000_000));
         let ledger = Arc::new(MemoryLedger::new(Arc::clone(&clock) as _));
-        let (spool, _) = spool(&dir, 1 << 30);
+        let (spool, _) = Spool::open(dir.path(), config, &RandomIds).unwrap();
         let metrics = Arc::new(Metrics::new());
         let silent = Mute::new(Arc::clone(&ledger));
         let leases = Leases::new(
@@ -140,8 +143,35 @@ async fn a_hold_nobody_keeps_is_charged_and_told_within_one_lease() {
     assert_eq!(world.events().len(), 1);
     drop(world.leases);
     drop(world.spool);
-    let (_, replay) = spool(&world.dir, 1 << 30);
+    let (_, replay) = Spool::open(world.dir.path(), config(), &RandomIds).unwrap();
     assert!(replay.unsettled.is_empty(), "the sweep has charged it");
+}
+
+#[tokio::test]
+async fn nothing_is_swept_while_the_spool_does_not_take_the_last_sweep_s_events() {
+    // Each record wants a file of its own, which a directory that is away does not take.
+    let world = World::of(SpoolConfig { segment_bytes: 1, ..config() });
+    let aside = world.dir.path().with_extension("aside");
+    let lapse_one = async || {
+        world.reserve().await;
+        world.clock.advance_ms(31_000);
+        world.leases.sweep().await;
+    };
+    lapse_one().await;
+    std::fs::rename(world.dir.path(), &aside).unwrap();
+    lapse_one().await;
+    lapse_one().await;
+    assert!(world.leases.write_events().await.is_err());
+    assert_eq!(
+        (world.settled().await, world.held().await),
+        (AMOUNT + AMOUNT, AMOUNT),
+        "it stays in the ledger"
+    );
+    std::fs::rename(&aside, world.dir.path()).unwrap();
+    assert!(world.leases.write_events().await.is_ok());
+    assert_eq!(world.events().len(), 2);
+    world.leases.sweep().await;
+    assert_eq!((world.held().await, world.events().len()), (Nanos::ZERO, 3));
 }
 
 #[tokio::test]

@@ -1,12 +1,14 @@
 //! Cases of reserve, extend, settle and sweep.
 
 use nullspend_core::{
-    ledger::{ExtendOutcome, MAX_SCOPES, ReserveOutcome, Scope, SettleOutcome},
+    ledger::{
+        ExtendOutcome, LAPSE_KEPT_MS, MAX_SCOPES, ReserveOutcome, SESSION_IDLE_MS, Scope, SettleOutcome,
+    },
     money::Nanos,
     policy::Enforcement,
 };
 
-use super::world::{DAY_MS, LEASE_MS, World, answered, id, in_window, org, soft, strict};
+use super::world::{DAY_MS, LEASE_MS, World, answered, id, in_window, org, per_session, soft, strict};
 
 const SETTLED: SettleOutcome = SettleOutcome::Settled { over_by: Nanos::ZERO };
 
@@ -171,6 +173,25 @@ pub async fn a_settle_after_the_lapse_corrects_it(world: &World) {
             assert_eq!(world.balance(scope).await, (scope.limit.0, before + 7 + actual, 0));
         }
     }
+}
+
+pub async fn a_lapse_that_nobody_corrects_is_given_up(world: &World) {
+    let endless = [in_window(0, None, strict(1, 100)), per_session(50, in_window(0, None, soft(2, 0)))];
+    let daily = [strict(3, 100)];
+    assert_eq!(world.ask("a", 1, 30, &endless).await, Ok(()));
+    assert_eq!(world.ask("a", 2, 20, &endless).await, Ok(()));
+    world.hold(3, 10, &daily).await;
+    world.at(LEASE_MS).sweep().await;
+    world.at(LEASE_MS + LAPSE_KEPT_MS - 1).sweep().await;
+    assert_eq!(world.balance(&daily[0]).await, (100, 10, 0), "a lapse keeps its window");
+    assert_eq!(world.settle(1, 5).await, SettleOutcome::Lapsed { charged: Nanos(30) });
+    world.at(LEASE_MS + LAPSE_KEPT_MS).sweep().await;
+    assert_eq!(world.extend(2, 1, 0).await, ExtendOutcome::Unknown);
+    assert_eq!(world.settle(2, 1).await, SettleOutcome::Unknown);
+    assert_eq!(world.balance(&endless[0]).await, (100, 25, 0), "it stays charged");
+    assert_eq!(world.balance(&daily[0]).await, (100, 0, 0), "the store has what was settled");
+    world.at(LEASE_MS + LAPSE_KEPT_MS + SESSION_IDLE_MS);
+    assert_eq!(world.ask("a", 4, 50, &endless).await, Ok(()), "it keeps no session either");
 }
 
 pub async fn an_extension_is_applied_once_and_within_limits(world: &World) {

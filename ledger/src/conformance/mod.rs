@@ -42,6 +42,7 @@ macro_rules! conformance {
             holds: a_hold_lapses_when_its_lease_ends,
             holds: a_renewed_hold_does_not_lapse,
             holds: a_settle_after_the_lapse_corrects_it,
+            holds: a_lapse_that_nobody_corrects_is_given_up,
             holds: an_extension_is_applied_once_and_within_limits,
             holds: a_renewal_is_not_refused_by_a_lowered_limit,
             holds: open_holds_are_counted,

@@ -12,8 +12,8 @@ use nullspend_core::{
     clock::Clock,
     id::{AttemptId, OrgId},
     ledger::{
-        Balance, Charge, ChargeOutcome, CounterKey, Ledger, LedgerUnavailable, LimitChange, Limits, Reserve,
-        ReserveOutcome, Restored, Scope, law::State,
+        Balance, Charge, ChargeOutcome, CounterKey, LAPSE_KEPT_MS, Ledger, LedgerUnavailable, LimitChange,
+        Limits, Reserve, ReserveOutcome, Restored, Scope, law::State,
     },
     money::Nanos,
     policy::Enforcement,
@@ -457,6 +457,7 @@ impl Model {
             80..90 => -self.random.between(0, 2_000).min(now_ms),
             90..98 => self.random.between(0, 10_000),
             98 => 2 * 3_600_000,
+            _ if self.random.chance(4) => LAPSE_KEPT_MS - 1_000,
             _ => 25 * 3_600_000,
         };
         Command::MoveClock { by_ms }

@@ -234,6 +234,13 @@ impl Link {
                     .to_owned(),
             ),
             ErrorKind::Server(ServerErrorKind::Ask | ServerErrorKind::TryAgain) => moving(),
+            // Its data is not read yet, or it is no master now, or its cluster is cut: it looks at no call.
+            ErrorKind::Server(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ClusterDown,
+            ) => Failure::NotAsked(cause.to_string()),
             // A script that failed half-way, for a reason that nobody thought of.
             ErrorKind::Server(ServerErrorKind::ResponseError) => Failure::Away(cause.to_string()),
             // Told before a script runs.

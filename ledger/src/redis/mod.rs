@@ -8,8 +8,9 @@
 //! | `meta` | epoch, sequence, run of the server, time, sum of holds | never |
 //! | `budget:<id>` | limit with revision, rate, and `s:` `h:` `n:` `x:` (settled, held, holds, end) of each window | a sweep drops windows that ended and no hold names; a month after the budget is deleted |
 //! | `session:<budget>:<generation>:<id>` | settled, held, holds, last use | 25 h after its last use, once no hold names it |
-//! | `id:<attempt>` | a hold, or when it was done | 61 min after it was done; a lapse when its owner settles |
+//! | `id:<attempt>` | a hold, or when it was done | 61 min after it was done; a lapse when its owner settles, or after 30 days |
 //! | `leases`, `since` | open holds by the end of their lease and by age | with their holds |
+//! | `lapses` | lapses that their owners may correct, by age | with the lapse |
 //! | `unreported` | lapses whose stub no caller has confirmed | when confirmed, or with the lapse |
 //! | `ends` | when to look at a budget's windows | when there is nothing to look for |
 //!

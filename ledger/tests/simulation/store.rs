@@ -79,6 +79,13 @@ pub struct Store {
     pub known: BTreeSet<usize>,
 }
 
+impl Event {
+    /// Its owner has told: what nobody saw end too, once that is told again.
+    fn is_final(&self) -> bool {
+        !self.lapsed || self.revision > 1
+    }
+}
+
 impl Store {
     /// Takes a report in, in one transaction.
     pub fn ingest(&mut self, ends: &[Closed], adds: bool, met: &mut Met) {
@@ -157,7 +164,7 @@ impl Store {
         };
         let settled = self.windows.iter().filter(|(counter, _)| current(counter));
         let settled = settled.map(|(counter, nanos)| (*counter, Nanos(*nanos))).collect();
-        let recorded = |stub: &&Stub| self.events.get(&stub.attempt).is_some_and(|event| !event.lapsed);
+        let recorded = |stub: &&Stub| self.events.get(&stub.attempt).is_some_and(Event::is_final);
         let mut done: Vec<AttemptId> = under_way.iter().filter(recorded).map(|stub| stub.attempt).collect();
         if cx.is(Flaw::HoldsWhatIsRecorded) {
             done.clear();
@@ -168,7 +175,7 @@ impl Store {
             Part::Done(done.clone()),
         ];
         let forgets = cx.is(Flaw::ForgetsLapses);
-        for (id, event) in self.events.iter().filter(|(_, event)| event.lapsed && !forgets) {
+        for (id, event) in self.events.iter().filter(|(_, event)| !event.is_final() && !forgets) {
             cx.ghost.met.note("a lapse was put back");
             parts.push(Part::PutBack(put_back(*id, event.cost, &event.charges), Restored::Lapsed));
         }

@@ -192,6 +192,27 @@ fn the_whole_bound_is_held_where_slices_would_not_do() {
 }
 
 #[test]
+fn a_session_s_limit_must_agree_too_where_the_call_names_one() {
+    let limits_sessions = |incremental| BudgetRule {
+        budget: BudgetId(Uuid::from_u128(10)),
+        entity: Entity::ApiKey(identity().key),
+        session_limit: Some(Nanos(1_000_000)),
+        output: OutputPolicy { clamp: false, incremental },
+        ..budget(Enforcement::Warn)
+    };
+    let first_hold = |agrees, more: &[(&str, &str)]| {
+        let policy = policy([incremental(Enforcement::StrictBlock), limits_sessions(agrees)]);
+        let awaiting = start(policy, &headers(CHAT, more)).expect("accepted");
+        let stage = reserving(awaiting.body(&settings(), asking(CHAT).to_string().as_bytes(), NOW));
+        stage.reserve(30_000, |_| Bytes::new()).amount
+    };
+    let session = [("x-nullspend-session", "s-1")];
+    let sliced = first_hold(true, &session);
+    assert!(sliced < first_hold(false, &session), "it could end the stream");
+    assert_eq!(first_hold(false, &[]), sliced, "it says nothing of a call without a session");
+}
+
+#[test]
 fn an_answer_that_turns_out_to_hide_output_needs_its_whole_bound_at_once() {
     let path = "/v1/messages";
     let full = first_hold(policy([budget(Enforcement::StrictBlock)]), path, &asking(path));

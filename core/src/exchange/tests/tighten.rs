@@ -130,6 +130,22 @@ fn what_no_count_can_help_is_denied_at_once() {
     assert!(matches!(rate, Verdict::Answer(_)), "no budget denied it");
 }
 
+#[test]
+fn what_is_kept_back_is_counted_for_only_where_the_call_finalizes() {
+    let body = body("gpt-4o-mini", &json!({"max_tokens": 10_000}));
+    let stage = |more: &[(&str, &str)]| {
+        let mut policy = policy_with(identity());
+        let kept_back = Nanos(1_000_000);
+        policy.put_budget(BudgetRule { finalization_reserve: kept_back, ..budget(Enforcement::StrictBlock) });
+        let awaiting = start(policy, &headers(CHAT, more)).expect("accepted");
+        reserving(awaiting.body(&settings(), &body, NOW))
+    };
+    // Its output alone is more than the budget has without what it keeps back.
+    let left = 10_000 * 600 + 1_000_000 - 1;
+    assert_eq!(code(&answer(denied(stage(&[]), left))), (429, "budget_exceeded"));
+    lowered(tightening(denied(stage(&[("x-nullspend-finalize", "1")]), left)).count(&body, NOW));
+}
+
 fn stage_of(body: &[u8]) -> Box<Reserving> {
     stage(CHAT, body)
 }

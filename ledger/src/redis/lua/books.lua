@@ -124,6 +124,10 @@ local function record(id)
   if now - tonumber(at) < REMEMBER then return 'done', charged end
 end
 
+local function session_of(hold)
+  return hold[6] ~= '' and string.sub(hold[6], 2) or nil
+end
+
 local function keep(id, hold)
   redis.call('SET', P .. 'id:' .. id, cmsgpack.pack(hold))
 end

@@ -38,7 +38,8 @@ local function enter(reads, timeless)
     redis.call('HSET', META, 'run', run, 'was', was, 'floor', int(floor))
   end
   if lost(was, floor) then
-    redis.call('HSET', META, 'last', epoch)
+    -- The next epoch comes after all that anybody has seen.
+    redis.call('HSET', META, 'last', int(math.max(tonumber(epoch), tonumber(ARGV[1]))))
     redis.call('HDEL', META, 'epoch')
     return { 'gone' }
   end

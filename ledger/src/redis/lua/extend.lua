@@ -27,7 +27,7 @@ local function extend(id)
   if amount > 1e15 then return 'invalid' end
   redis.call('ZADD', P .. 'leases', int(now + lease), id)
   if add ~= '0' then
-    local session = hold[6] ~= '' and string.sub(hold[6], 2) or nil
+    local session = session_of(hold)
     if not within(MOST_TEXT, redis.call('HGET', META, 'held') or '0', add) then return 'denied:0' end
     for i, taken in ipairs(hold[8]) do
       if not allows(taken, session, hold[5] == '1') then return 'denied:' .. int(i - 1) end

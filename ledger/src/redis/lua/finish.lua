@@ -4,7 +4,7 @@ local function finish(id, actual)
   local state, hold = record(id)
   if state ~= 'hold' then return state or 'unknown', hold or '' end
   local open, amount, since = hold[1] == 'open', hold[2], tonumber(hold[4])
-  local session = hold[6] ~= '' and string.sub(hold[6], 2) or nil
+  local session = session_of(hold)
   for _, taken in ipairs(hold[8]) do
     each(taken, session, function(key, slot)
       if open then
@@ -25,5 +25,6 @@ local function finish(id, actual)
     return 'settled', int(math.max(0, tonumber(actual) - tonumber(amount)))
   end
   redis.call('ZREM', P .. 'unreported', id)
+  redis.call('ZREM', P .. 'lapses', id)
   return 'lapsed', amount
 end

@@ -1,6 +1,6 @@
--- ARGV[6]: "give_up", "begin", "clear" or "finish". Give up takes the epoch away, as a loss does. Begin takes the token in ARGV[7], and is answered "whole" when there is nothing
--- to do; clear deletes as many keys as ARGV[7] says, named after it; finish makes the books whole, in an epoch after
--- the one in ARGV[7].
+-- ARGV[6]: "give_up", "begin", "clear" or "finish". Give up takes the epoch away, as a loss does. Begin takes the token
+-- in ARGV[7], and is answered "whole" when there is nothing to do; clear deletes as many keys as ARGV[7] says, named after
+-- it; finish makes the books whole, in an epoch after the one in ARGV[7].
 if ARGV[6] == 'give_up' then
   local out = enter(true)
   if out then return out end
@@ -12,7 +12,8 @@ if ARGV[6] == 'begin' then
   local out = enter(true)
   if not out then return answer('whole') end
   redis.call('HSET', META, 'building', ARGV[7], 'held', '0')
-  redis.call('HDEL', META, 'seq', 'run', 'was', 'floor')
+  -- Time goes too: after a clock that ran ahead the books would else stay ahead for ever.
+  redis.call('HDEL', META, 'seq', 'run', 'was', 'floor', 'time')
   return { 'ok', '', '0', '', 'begun' }
 end
 local out = enter()

@@ -88,7 +88,10 @@ for i, scope in ipairs(scopes) do
   end
 end
 keep(id, { lapsed and 'lapsed' or 'open', amount, '0', int(now), ARGV[9], session, ARGV[11], taken })
-if lapsed then return answer('reserved', unpack(balances)) end
+if lapsed then
+  redis.call('ZADD', P .. 'lapses', int(now), id)
+  return answer('reserved', unpack(balances))
+end
 redis.call('ZADD', P .. 'leases', int(now + lease), id)
 redis.call('ZADD', P .. 'since', int(now), id)
 redis.call('HINCRBY', META, 'held', amount)

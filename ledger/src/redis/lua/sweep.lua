@@ -1,6 +1,7 @@
 -- ARGV[6..9]: how many at most, for how long what is handed out is not handed out again, budgets to pass over, how many
 -- ids were received; then those ids. Answers whether there is more, budgets to pass over next, and for each lapse its
 -- id, amount and stub.
+local LAPSE_KEPT = 2592000000
 local out = enter()
 if out then return out end
 local most, claim, passed = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -20,12 +21,13 @@ end
 local function lapse(id, hold)
   local amount = hold[2]
   for _, taken in ipairs(hold[8]) do
-    each(taken, hold[6] ~= '' and string.sub(hold[6], 2) or nil, function(key, slot)
+    each(taken, session_of(hold), function(key, slot)
       redis.call('HINCRBY', key, 'h:' .. slot, negative(amount))
       spend(key, 's:' .. slot, amount)
     end)
   end
   redis.call('HINCRBY', META, 'held', negative(amount))
+  redis.call('ZADD', P .. 'lapses', int(now), id)
   hold[1] = 'lapsed'
   keep(id, hold)
 end
@@ -52,6 +54,29 @@ for _, id in ipairs(again) do
   if state == 'hold' then hand_out(id, hold) else redis.call('ZREM', P .. 'unreported', id) end
 end
 if #due + #again == most then return answer(1, 0, unpack(lapsed)) end
+
+-- A lapse that nobody corrects stays as it was charged, and names its counters no more.
+local function give_up(id, hold)
+  for _, taken in ipairs(hold[8]) do
+    each(taken, session_of(hold), function(key, slot)
+      redis.call('HINCRBY', key, 'n:' .. slot, '-1')
+    end)
+  end
+  redis.call('DEL', P .. 'id:' .. id)
+end
+
+-- One whose stub nobody has confirmed waits.
+local given_up = 0
+local old = redis.call('ZRANGEBYSCORE', P .. 'lapses', '-inf', int(now - LAPSE_KEPT), 'LIMIT', 0, most)
+for _, id in ipairs(old) do
+  if not redis.call('ZSCORE', P .. 'unreported', id) then
+    local state, hold = record(id)
+    if state == 'hold' then give_up(id, hold) end
+    redis.call('ZREM', P .. 'lapses', id)
+    given_up = given_up + 1
+  end
+end
+if given_up == most then return answer(1, 0, unpack(lapsed)) end
 
 -- Drops counters that can bind nothing any more. True when one waits for its holds only.
 local function drop(budget)
