@@ -5,10 +5,10 @@ mod support;
 use std::panic::AssertUnwindSafe;
 
 use futures::FutureExt as _;
-use nullspend_ledger::conformance::{World, beside, budgets, holds, model};
+use nullspend_ledger::conformance::{World, beside, budgets, holds, model, rebuild};
 
 /// Its name, the line as it is, and the line as it must not be.
-const MUTANTS: [(&str, &str, &str); 17] = [
+const MUTANTS: [(&str, &str, &str); 18] = [
     (
         "limits are applied without what extensions go by",
         "redis.call('HSET', key, 'enf', ARGV[a + 3], 'session', ARGV[a + 4], 'kept', ARGV[a + 5])",
@@ -64,6 +64,11 @@ const MUTANTS: [(&str, &str, &str); 17] = [
         "redis.call('HINCRBY', key, 'n:' .. slot, '-1')\n    end)\n  end\n  redis.call('DEL'",
         "end)\n  end\n  redis.call('DEL'",
     ),
+    (
+        "a window to come makes the present one old",
+        "if start <= now and (generation",
+        "if true and (generation",
+    ),
     ("a counter is dropped under its hold", "elseif names == '0' then", "elseif names then"),
     (
         "a rate forgets the bucket before",
@@ -77,6 +82,7 @@ async fn suite(worlds: &impl AsyncFn() -> World) {
     holds::a_strict_limit_is_reached_exactly_and_not_passed(&worlds().await).await;
     holds::a_repeated_settle_changes_nothing(&worlds().await).await;
     holds::a_lapse_that_nobody_corrects_is_given_up(&worlds().await).await;
+    rebuild::a_restored_hold_of_a_window_to_come_makes_no_present_one_old(&worlds().await).await;
     budgets::large_amounts_are_exact(&worlds().await).await;
     budgets::limits_that_are_applied_are_what_extensions_go_by(&worlds().await).await;
     budgets::a_counter_outlives_its_window_while_a_hold_names_it(&worlds().await).await;

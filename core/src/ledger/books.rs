@@ -208,11 +208,13 @@ impl Books {
         budget
     }
 
-    /// Learns a reserve's scope, which the ledger's clock says is the budget's window now. Answers its balance, and
-    /// whether the amount fits the limit.
-    pub(super) fn look_at(&mut self, scope: &Scope, reserve: &Reserve) -> (Balance, bool) {
+    /// Learns a reserve's scope. Answers its balance, and whether the amount fits the limit. A window that has not begun, of
+    /// a hold put back that was taken by a clock which ran ahead, makes no present one old.
+    pub(super) fn look_at(&mut self, scope: &Scope, reserve: &Reserve, now_ms: i64) -> (Balance, bool) {
         let budget = self.known(scope);
-        budget.latest = budget.latest.max((scope.counter.generation, scope.counter.window_start_ms));
+        if scope.counter.window_start_ms <= now_ms {
+            budget.latest = budget.latest.max((scope.counter.generation, scope.counter.window_start_ms));
+        }
         let counter = budget.counter(&scope.counter);
         (budget.balance(counter), budget.fits(counter, reserve.amount, reserve.finalize))
     }

@@ -92,7 +92,7 @@ impl State {
         let mut exceeded = Vec::new();
         let mut denied_by = None;
         for (index, scope) in reserve.scopes.iter().enumerate() {
-            let (balance, fits) = self.books.look_at(scope, reserve);
+            let (balance, fits) = self.books.look_at(scope, reserve, self.now_ms);
             balances.push(balance);
             match scope.enforcement {
                 Enforcement::StrictBlock if !fits && denied_by.is_none() => denied_by = Some(index),
@@ -142,7 +142,8 @@ impl State {
         if self.knows(&reserve.hold) {
             return ReserveOutcome::AlreadyDone;
         }
-        let looked_at = reserve.scopes.iter().map(|scope| self.books.look_at(scope, reserve).0);
+        let now_ms = self.now_ms;
+        let looked_at = reserve.scopes.iter().map(|scope| self.books.look_at(scope, reserve, now_ms).0);
         let mut balances: Vec<_> = looked_at.collect();
         match as_a {
             Restored::Held => self.hold(reserve, &mut balances),

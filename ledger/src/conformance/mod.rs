@@ -76,6 +76,7 @@ macro_rules! conformance {
             rebuild: a_restored_hold_is_held_whatever_the_limit,
             rebuild: a_restored_hold_is_extended_as_its_budget_says,
             rebuild: a_restored_lapse_is_corrected_by_the_difference,
+            rebuild: a_restored_hold_of_a_window_to_come_makes_no_present_one_old,
             rebuild: what_is_in_the_totals_is_not_charged_again,
             rebuild: a_reserve_that_arrives_after_it_was_given_up_holds_nothing,
             crowd: a_crowd_does_not_pass_the_limit,

@@ -7,7 +7,7 @@ use nullspend_core::{
     policy::Enforcement,
 };
 
-use super::world::{LEASE_MS, World, answered, id, in_window, org, per_session, reserve_of, strict};
+use super::world::{DAY_MS, LEASE_MS, World, answered, id, in_window, org, per_session, reserve_of, strict};
 
 /// A restored hold is held over the limit, once, and settles as any other.
 pub async fn a_restored_hold_is_held_whatever_the_limit(world: &World) {
@@ -78,6 +78,21 @@ pub async fn a_restored_lapse_is_corrected_by_the_difference(world: &World) {
     assert_eq!(world.settle(1, 12).await, SettleOutcome::Lapsed { charged: Nanos(30) });
     assert_eq!(world.balance(&scope).await, (100, 22, 0));
     assert!(world.ask("s", 2, 78, std::slice::from_ref(&scope)).await.is_ok(), "the session has 22 as well");
+}
+
+/// It was taken by a clock that ran ahead, and mended since.
+pub async fn a_restored_hold_of_a_window_to_come_makes_no_present_one_old(world: &World) {
+    let today = strict(1, 100);
+    let later = in_window(3 * DAY_MS, Some(4 * DAY_MS), strict(1, 100));
+    for as_a in [Restored::Held, Restored::Lapsed] {
+        let reserve = reserve_of(as_a as u128, 10, std::slice::from_ref(&later));
+        let outcome = answered(world.ledger.restore(&reserve, as_a).await);
+        assert!(matches!(outcome, ReserveOutcome::Reserved { .. }), "{outcome:?}");
+    }
+    world.charge(8, 90, std::slice::from_ref(&today)).await;
+    world.sweep().await;
+    assert_eq!(world.balance(&today).await, (100, 90, 0));
+    assert!(!world.grants(9, 11, std::slice::from_ref(&today)).await);
 }
 
 /// Ids whose cost is in the totals are not charged again.

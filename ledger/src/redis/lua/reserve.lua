@@ -23,8 +23,9 @@ local held = redis.call('HGET', META, 'held') or '0'
 for i, scope in ipairs(scopes) do
   learn(scope)
   local generation, start = tonumber(scope.generation), tonumber(scope.start)
-  if generation > scope.latest_generation
-    or (generation == scope.latest_generation and start > scope.latest_start) then
+  -- A window that has not begun, of what is put back and was taken by a clock that ran ahead, makes no present one old.
+  if start <= now and (generation > scope.latest_generation
+    or (generation == scope.latest_generation and start > scope.latest_start)) then
     redis.call('HSET', scope.key, 'latest:gen', scope.generation, 'latest:start', scope.start)
     look_at(scope.budget)
   end
