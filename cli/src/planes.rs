@@ -17,7 +17,9 @@ use nullspend_core::{
     ledger::Ledger,
     loops::Fingerprints,
 };
-use nullspend_ext_proc::{DataPlane, Join, Listener, lease::LeaseConfig, report::ReportConfig, spool};
+use nullspend_ext_proc::{
+    DataPlane, Join, Listener, lease::LeaseConfig, patient, report::ReportConfig, spool,
+};
 use nullspend_ledger::{MemoryLedger, RedisConfig, RedisLedger};
 use secrecy::SecretString;
 use tokio::task::JoinSet;
@@ -176,11 +178,11 @@ impl Serving {
         self.tasks.spawn(async move {
             let served = match listener {
                 Listener::Unix(bound) => {
-                    plane.serve_internal(UnixListenerStream::new(bound), join, stop).await
+                    plane.serve_internal(patient(UnixListenerStream::new(bound)), join, stop).await
                 }
                 Listener::Tcp(bound) => {
                     let bound = TcpIncoming::from(bound).with_nodelay(Some(true));
-                    plane.serve_internal(bound, join, stop).await
+                    plane.serve_internal(patient(bound), join, stop).await
                 }
             };
             served.context("serve data planes")

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     metrics::Metrics,
     spool::{Spool, SpoolError, lapsed},
+    surely::strip_texts,
 };
 
 /// Holds renewed by one ledger call.
@@ -227,19 +228,29 @@ impl Leases {
         }
     }
 
-    /// Waits for a sweep that is on its way, and appends what it left.
+    /// Waits for a sweep that is on its way, and appends what it left. None begins while the answer is kept.
     ///
     /// # Errors
     /// The spool refuses some of it.
-    pub(crate) async fn write_events(&self) -> Result<(), SpoolError> {
-        self.write(&mut *self.unwritten.lock().await)
+    pub(crate) async fn write_events(
+        &self,
+    ) -> Result<tokio::sync::MutexGuard<'_, VecDeque<Closed>>, SpoolError> {
+        let mut unwritten = self.unwritten.lock().await;
+        self.write(&mut unwritten)?;
+        Ok(unwritten)
     }
 
     fn write(&self, unwritten: &mut VecDeque<Closed>) -> Result<(), SpoolError> {
-        while let Some(event) = unwritten.front() {
-            let record = SpoolRecord { kind: Some(Kind::Closed(event.clone())) };
+        while let Some(event) = unwritten.front_mut() {
+            let mut record = SpoolRecord { kind: Some(Kind::Closed(event.clone())) };
             match self.spool.append(&record) {
                 Ok(_) => {}
+                Err(SpoolError::Record { .. }) if strip_texts(&mut record) => {
+                    if let Some(Kind::Closed(plain)) = record.kind {
+                        *event = plain;
+                    }
+                    continue;
+                }
                 Err(error @ SpoolError::Record { .. }) => {
                     tracing::error!(error = %error, "the event of a lapsed hold can never be written");
                 }

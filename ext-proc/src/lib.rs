@@ -32,7 +32,7 @@ mod wire;
 
 pub use guards::RateLimits;
 pub use join::{ControlPlane, Join};
-pub use listener::Listener;
+pub use listener::{Listener, patient};
 pub use plane::{BuildError, Config, DataPlane, Deps, ServeError};
 pub use recovery::RecoverError;
 

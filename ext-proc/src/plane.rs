@@ -36,7 +36,7 @@ use crate::{
     health::Readiness,
     join::ControlPlane,
     lease::{LeaseConfig, Leases},
-    listener::Listener,
+    listener::{Listener, patient},
     metrics::{Metrics, Observed},
     report::{self, Denials, ReportConfig, Reporter},
     server::ExtProcService,
@@ -269,11 +269,13 @@ impl DataPlane {
         let serving = async {
             match ext_proc {
                 Listener::Unix(unix) => {
-                    serving.serve_with_incoming_shutdown(UnixListenerStream::new(unix), stopped).await
+                    serving
+                        .serve_with_incoming_shutdown(patient(UnixListenerStream::new(unix)), stopped)
+                        .await
                 }
                 Listener::Tcp(tcp) => {
                     let prompt = TcpIncoming::from(tcp).with_nodelay(Some(true));
-                    serving.serve_with_incoming_shutdown(prompt, stopped).await
+                    serving.serve_with_incoming_shutdown(patient(prompt), stopped).await
                 }
             }
         };

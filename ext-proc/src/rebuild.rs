@@ -55,7 +55,7 @@ impl DataPlane {
     /// is left is told. New calls are refused until the rebuild is done.
     async fn deliver_one(&self, channel: &ControlPlane, rebuild: &LedgerRebuild) -> Result<usize, String> {
         self.deciding.all_decided().await;
-        self.leases.write_events().await.map_err(|cause| cause.to_string())?;
+        drop(self.leases.write_events().await.map_err(|cause| cause.to_string())?);
         self.spool.drained().await;
         let spool = Arc::clone(&self.spool);
         let read = tokio::task::spawn_blocking(move || spool.unsettled()).await;
@@ -75,9 +75,8 @@ impl DataPlane {
     /// Tells the control plane that nothing is left here, when that is so. What it does not hear keeps a rebuild waiting
     /// for this data plane to come back, and does no other harm.
     pub async fn leave(&self) {
-        if self.leases.write_events().await.is_err() {
-            return;
-        }
+        // Nothing is swept any more: its event would say that this data plane is still there.
+        let Ok(_unswept) = self.leases.write_events().await else { return };
         let left = self.spool.stats();
         if left.depth > 0 || left.open_attempts > 0 || left.unsettled > 0 || self.in_flight() > 0 {
             return;
@@ -85,7 +84,7 @@ impl DataPlane {
         let request = LeaveRequest { dataplane_id: self.id().to_owned() };
         let mut client = DataPlaneServiceClient::new(self.control_plane.clone());
         match tokio::time::timeout(crate::plane::LEAVE_WAIT, Box::pin(client.leave(request))).await {
-            Ok(Ok(_)) => {}
+            Ok(Ok(_)) => self.stop_background.cancel(),
             Ok(Err(status)) => {
                 tracing::info!(code = ?status.code(), "the control plane was not told of this end");
             }

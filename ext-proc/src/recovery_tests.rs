@@ -238,6 +238,25 @@ async fn a_data_plane_with_nothing_under_way_leaves() {
 }
 
 #[tokio::test]
+async fn what_is_settled_keeps_no_segment_although_its_mark_cannot_be_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(1_000_000));
+    let ledger = Arc::new(MemoryLedger::new(Arc::clone(&clock) as _));
+    // Each record in a segment of its own, for which there will be no room.
+    let config = SpoolConfig { segment_bytes: 1, ..SpoolConfig::default() };
+    let plane = data_plane_with(config, &dir, &ledger, clock, &FakePlane::default());
+    for record in [opened(1), closed(1, 400)] {
+        plane.spool.append(&record).unwrap();
+    }
+    assert_eq!(plane.spool.stats().unsettled, 1);
+    std::fs::remove_dir_all(dir.path()).unwrap();
+    let marked = plane.mark_settled(AttemptId(Uuid::from_u128(1)));
+    let marked = tokio::time::timeout(Duration::from_millis(1), marked).await;
+    assert!(marked.is_err(), "the mark waits for room");
+    assert_eq!(plane.spool.stats().unsettled, 0, "the end does not");
+}
+
+#[tokio::test]
 async fn what_the_last_run_left_is_settled_in_a_ledger_that_outlived_it() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(1_000_000));

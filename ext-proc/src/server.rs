@@ -59,6 +59,14 @@ async fn guarded(run: impl Future<Output = ()>, to_envoy: mpsc::Sender<Result<Pr
     }
 }
 
+/// Works off the async threads. A panic there is one here.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Gone> {
+    tokio::task::spawn_blocking(work).await.map_err(|cause| match cause.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(_) => Gone,
+    })
+}
+
 /// The gRPC stream is over, whatever the reason; the caller's state says what that means.
 struct Gone;
 
@@ -178,7 +186,7 @@ impl Session {
             let admission = awaiting.body(&plane.settings, &body, now);
             (admission, body)
         };
-        if large { tokio::task::spawn_blocking(admit).await.map_err(|_| Gone) } else { Ok(admit()) }
+        if large { apart(admit).await } else { Ok(admit()) }
     }
 
     /// Takes the bound out of the budgets, where any match.

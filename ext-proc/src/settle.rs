@@ -54,8 +54,12 @@ impl Unanswered {
     /// Notes what came of a try.
     fn note<T>(&mut self, tried: &Result<T, LedgerUnavailable>, now_ms: i64) {
         if tried.as_ref().is_err_and(|unavailable| unavailable.silence == Silence::Unanswered) {
-            self.0.get_or_insert(now_ms);
+            self.since(now_ms);
         }
+    }
+
+    fn since(&mut self, now_ms: i64) {
+        self.0.get_or_insert(now_ms);
     }
 
     /// Whether the ledger may have forgotten it by now.
@@ -169,7 +173,8 @@ impl Settlement {
             // Nothing is charged too: a reserve of this id that is still on its way then holds nothing.
             SettleOutcome::Unknown => {
                 let charged = plane.ledger.charge(&self.charge()).await;
-                unanswered.note(&charged, tried_ms);
+                // Answered or not: the settle after it may get no answer.
+                unanswered.since(tried_ms);
                 if let ChargeOutcome::Invalid(misuse) = charged? {
                     error!(%misuse, attempt = %self.hold, "the ledger refused a charge; the store's figures stand");
                     return Ok(Settled::Done);

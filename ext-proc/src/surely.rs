@@ -31,13 +31,15 @@ impl DataPlane {
     pub(crate) async fn mark_settled(&self, hold: AttemptId) {
         let record = convert::settled(hold);
         if self.spool.append(&record).is_err() {
+            // Its end may go now, since that can be what frees the disk: a mark without it does no harm.
+            self.spool.forget(hold);
             self.write_surely(hold, record).await;
         }
     }
 }
 
 /// Takes out of an event what callers and providers may have made long; false when there was nothing.
-fn strip_texts(record: &mut SpoolRecord) -> bool {
+pub(crate) fn strip_texts(record: &mut SpoolRecord) -> bool {
     let Some(Kind::Closed(closed)) = &mut record.kind else { return false };
     let stub = closed.stub.clone().map(|stub| AttemptStub {
         tags: <_>::default(),

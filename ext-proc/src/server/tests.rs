@@ -6,7 +6,7 @@ mod told;
 mod trail;
 mod unpriced;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use envoy_types::pb::envoy::{
     config::core::v3::{HeaderMap, HeaderValue},
@@ -382,8 +382,14 @@ async fn a_body_without_room_is_refused_as_its_provider_would_and_can_be_traced(
 
 #[tokio::test]
 async fn a_panic_is_an_error_to_envoy_and_not_an_end() {
-    let (to_envoy, mut answers) = mpsc::channel(1);
-    super::guarded(async { panic!("on purpose") }, to_envoy).await;
-    assert_eq!(answers.recv().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
-    assert!(answers.recv().await.is_none());
+    fn fails() {
+        panic!("on purpose")
+    }
+    let (here, apart) = (async { fails() }, async { drop(super::apart(fails).await) });
+    for run in [Box::pin(here) as Pin<Box<dyn Future<Output = ()>>>, Box::pin(apart)] {
+        let (to_envoy, mut answers) = mpsc::channel(1);
+        super::guarded(run, to_envoy).await;
+        assert_eq!(answers.recv().await.unwrap().unwrap_err().code(), tonic::Code::Internal);
+        assert!(answers.recv().await.is_none());
+    }
 }

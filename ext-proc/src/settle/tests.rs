@@ -78,6 +78,15 @@ async fn what_was_carried_out_unanswered_counts_once_however_late_it_is_told_aga
 }
 
 #[tokio::test]
+async fn what_was_charged_counts_once_however_late_its_last_answer_comes() {
+    for pause_ms in [10, LONG_MS] {
+        let world = World::new();
+        assert_eq!(world.settle_twice(&settlement(false), Lost::AfterCharge, pause_ms).await, Settled::Done);
+        assert_eq!(world.settled().await, COST, "after {pause_ms} ms");
+    }
+}
+
+#[tokio::test]
 async fn what_was_never_carried_out_counts_however_late_it_is_told_again() {
     let world = World::new();
     hold(&world.books, 1, 60_000).await;

@@ -268,6 +268,11 @@ impl Spool {
         self.shared.state().unsettled.contains(attempt.0)
     }
 
+    /// The ledger has been told an attempt's cost, and no mark can be written yet: its record may go all the same.
+    pub fn forget(&self, attempt: AttemptId) {
+        self.shared.state().unsettled.remove(attempt.0);
+    }
+
     /// Marks every reported record up to `seq` as durable at the control plane.
     pub fn ack(&self, seq: u64) {
         let acked = {

@@ -63,7 +63,6 @@ pub(super) fn load(dir: &Path) -> Result<(State, Replay), SpoolError> {
     // A power failure may lose records that were reported already: their numbers are not used again.
     let next_seq = last_seq.max(persisted_ack) + 1;
     let goes_on = segments.back().filter(|newest| newest.last_seq + 1 == next_seq);
-    let unsynced_name = goes_on.is_none();
     let active = match goes_on {
         Some(newest) => segment::reopen(newest)?,
         None => {
@@ -77,7 +76,8 @@ pub(super) fn load(dir: &Path) -> Result<(State, Replay), SpoolError> {
         segments,
         active: Arc::new(active),
         unsynced: Vec::new(),
-        unsynced_name,
+        // Also of a segment that goes on: who made it may have died before its name was on the disk.
+        unsynced_name: true,
         open: seen.open.iter().map(|(id, (place, _))| (*id, *place)).collect(),
         unsettled: seen.unsettled.iter().map(|(id, (place, _))| (*id, *place)).collect(),
         stop_upkeep: false,
@@ -259,6 +259,7 @@ impl State {
             Effect::Close(..) | Effect::Sweep(_) | Effect::Settle(_) => return Ok(()),
         };
         if needed <= self.room(config) {
+            self.note_room(config);
             return Ok(());
         }
         if self.is_at_max(config) && !std::mem::replace(&mut self.at_max, true) {
@@ -285,6 +286,11 @@ impl State {
     /// The oldest segment is deleted.
     pub(super) fn drop_oldest(&mut self, config: &SpoolConfig) {
         self.bytes -= self.segments.pop_front().map_or(0, |oldest| oldest.len);
+        self.note_room(config);
+    }
+
+    /// Tells once that there is room again.
+    fn note_room(&mut self, config: &SpoolConfig) {
         if self.at_max && !self.is_at_max(config) {
             self.at_max = false;
             tracing::warn!("the spool has room again");

@@ -20,6 +20,8 @@ use nullspend_ledger::MemoryLedger;
 pub(crate) enum Lost {
     Request,
     Answer,
+    /// Every answer once a charge was made.
+    AfterCharge,
 }
 
 /// Loses what one may want to lose of renewals, settlements and charges; everything else arrives.
@@ -80,7 +82,11 @@ impl Ledger for Mute {
     }
 
     async fn charge(&self, charge: &Charge) -> Result<ChargeOutcome, LedgerUnavailable> {
-        self.ask(charge.org, self.inner.charge(charge)).await
+        let answer = self.ask(charge.org, self.inner.charge(charge)).await;
+        if self.lost.lock().unwrap().get(&charge.org) == Some(&Lost::AfterCharge) {
+            self.loses(charge.org, Lost::Answer);
+        }
+        answer
     }
 
     async fn reserve(&self, reserve: &Reserve) -> Result<ReserveOutcome, LedgerUnavailable> {
