@@ -140,7 +140,6 @@ impl ControlPlane {
         let clock = Arc::clone(&deps.clock);
         let app = App::new(store.clone(), deps.ledger, deps.clock, Arc::clone(&deps.ids));
         let app = Arc::new(app.counting(metrics.thresholds.clone()));
-        app.retry_quarantine().await;
         let backing = Arc::new(Backing { store, clock: Arc::clone(&clock), metrics: Arc::clone(&metrics) });
         let (reporter, health) = tonic_health::server::health_reporter();
         for service in
@@ -191,6 +190,7 @@ impl ControlPlane {
     /// # Errors
     /// When the database or the ledger fails.
     pub async fn load_ledger(&self) -> Result<(), AppError> {
+        self.app.retry_quarantine().await;
         self.app.load_ledger().await
     }
 
@@ -235,10 +235,12 @@ impl ControlPlane {
         Ok(known)
     }
 
-    /// Makes lost books of such a ledger again, until `stop`.
+    /// Makes lost books of such a ledger again, until `stop`; and takes in what earlier runs set aside, of which the ledger
+    /// knows already.
     pub async fn follow_ledger(&self, stop: CancellationToken) {
         let looking = ledger_jobs::look(&self.app, &self.metrics);
-        let _ = stop.run_until_cancelled(Box::pin(looking)).await;
+        let working = async { tokio::join!(looking, self.app.retry_quarantine()) };
+        let _ = stop.run_until_cancelled(Box::pin(working)).await;
         if let Err(error) = self.app.give_rebuilds_back().await {
             let error = &error as &dyn std::error::Error;
             tracing::debug!(error, "rebuilds that this control plane claimed wait until its claim is over");

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use nullspend_core::{
     id::{AttemptId, OrgId},
-    ledger::{Reserve, ReserveOutcome, Restored, SESSION_IDLE_MS},
+    ledger::{LAPSE_KEPT_MS, Reserve, ReserveOutcome, Restored, SESSION_IDLE_MS},
 };
 use nullspend_proto::internal::DeliverRequest;
 use tokio::time::Instant;
@@ -229,7 +229,7 @@ impl App {
             deleted_ms: now_ms - DELETED_MS,
             window_ended_ms: now_ms - ENDED_MS,
             session_used_ms: now_ms - SESSION_IDLE_MS,
-            lapsed_ms: now_ms - ENDED_MS,
+            lapsed_ms: now_ms - LAPSE_KEPT_MS,
         }
     }
 

@@ -80,8 +80,8 @@ impl App {
         Ok(Some(Bootstrap { org, user, owner_key: owner.raw, agent_key: agent.raw }))
     }
 
-    /// Takes in records that an earlier version, or the database as it was, could not. Before a ledger is filled from the
-    /// store, which is to know their cost. Nothing waits for it: what cannot be taken in stays set aside.
+    /// Takes in records that an earlier version, or the database as it was, could not. A ledger that is filled
+    /// from the store is to be so afterwards, so that it knows their cost. What cannot be taken in stays set aside.
     pub async fn retry_quarantine(&self) {
         match self.store.retry_quarantine(self.clock.now_ms()).await {
             Ok(Retried { taken: 0, .. }) => {}
