@@ -47,13 +47,13 @@ impl ExternalProcessor for ExtProcService {
         let failed = to_envoy.clone();
         let session = Session { plane: Arc::clone(&self.0), from_envoy: request.into_inner(), to_envoy };
         // Read in a task of its own: polled from the answer stream, the last message is lost when Envoy resets at once.
-        tokio::spawn(guarded(session.run(), failed));
+        tokio::spawn(guarded(Box::pin(session.run()), failed));
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 }
 
 /// Turns a panic into an error: to a stream that merely ends Envoy shows no more of the exchange, and lets it pass.
-async fn guarded(run: impl Future<Output = ()>, to_envoy: mpsc::Sender<Result<ProcessingResponse, Status>>) {
+async fn guarded(run: impl Future<Output = ()> + Unpin, to_envoy: mpsc::Sender<Result<ProcessingResponse, Status>>) {
     if AssertUnwindSafe(run).catch_unwind().await.is_err() {
         let _ = to_envoy.send(Err(Status::internal("the data plane failed on this exchange"))).await;
     }
@@ -129,16 +129,19 @@ impl Session {
             Err(answered) => return self.answer(*answered).await,
         };
         awaiting.headers_took(self.plane.now());
-        if end_of_stream {
-            return self.body(*awaiting, Vec::new()).await;
-        }
-        self.send(wire::request_headers_pass()).await?;
-        let message = self.next().await?;
-        match message.request {
-            Some(Phase::RequestBody(HttpBody { body, .. })) => self.body(*awaiting, body).await,
-            // Envoy refused the body itself (413, or the client left): its answer passes through us.
-            _ => self.pass(message).await,
-        }
+        let body = if end_of_stream {
+            Vec::new()
+        } else {
+            self.send(wire::request_headers_pass()).await?;
+            let message = self.next().await?;
+            match message.request {
+                Some(Phase::RequestBody(HttpBody { body, .. })) => body,
+                // Envoy refused the body itself (413, or the client left): its answer passes through us.
+                _ => return self.pass(message).await,
+            }
+        };
+        // In a place of its own, or all that it may hold would be copied wherever the exchange is.
+        Box::pin(self.body(*awaiting, body)).await
     }
 
     async fn body(&mut self, awaiting: AwaitingBody, body: Vec<u8>) -> Result<(), Gone> {
