@@ -53,7 +53,10 @@ impl ExternalProcessor for ExtProcService {
 }
 
 /// Turns a panic into an error: to a stream that merely ends Envoy shows no more of the exchange, and lets it pass.
-async fn guarded(run: impl Future<Output = ()> + Unpin, to_envoy: mpsc::Sender<Result<ProcessingResponse, Status>>) {
+async fn guarded(
+    run: impl Future<Output = ()> + Unpin,
+    to_envoy: mpsc::Sender<Result<ProcessingResponse, Status>>,
+) {
     if AssertUnwindSafe(run).catch_unwind().await.is_err() {
         let _ = to_envoy.send(Err(Status::internal("the data plane failed on this exchange"))).await;
     }
