@@ -143,6 +143,8 @@ async fn the_official_sdks_read_a_cut_stream_to_its_end() {
         let ran = ran.expect("it ends").expect("it runs");
         let said = String::from_utf8_lossy(&ran.stdout) + String::from_utf8_lossy(&ran.stderr);
         assert!(ran.status.success() && said.contains(&format!("ok {scenario}")), "{said}");
-        assert!(nanos(&stack.wait_no_holds(&budget).await["spendNanodollars"]) <= microdollars * 1000);
+        let spent = nanos(&stack.wait_no_holds(&budget).await["spendNanodollars"]);
+        let events = stack.events().await;
+        assert!(spent <= microdollars * 1000, "{scenario}: {spent}, {events:#?}");
     }
 }

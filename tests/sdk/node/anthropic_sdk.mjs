@@ -64,7 +64,7 @@ async function bigBody() {
 
 // A budget ends the stream in the middle: the SDK reads the valid end of an answer that reached its limit.
 async function cutHelper() {
-  const long = [{ role: "user", content: "hello [[fake tokens=3000 chunks=3000]]" }];
+  const long = [{ role: "user", content: "hello [[fake tokens=3000 chunks=3000 gate=never gate_at=2600]]" }];
   const answer = await client().messages.stream({ model, max_tokens: 32000, messages: long }).finalMessage();
   assert.equal(answer.stop_reason, "max_tokens");
   assert.ok(answer.content[0].text.startsWith("word word"));

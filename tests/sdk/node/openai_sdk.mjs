@@ -90,7 +90,7 @@ async function bigBody() {
 }
 
 // A budget ends the stream in the middle: the SDK reads the valid end of an answer that reached its limit.
-const long = "hello [[fake tokens=3000 chunks=3000]]";
+const long = "hello [[fake tokens=3000 chunks=3000 gate=never gate_at=2600]]";
 
 async function cutChat() {
   const request = { model: "gpt-4o-mini", messages: [{ role: "user", content: long }] };

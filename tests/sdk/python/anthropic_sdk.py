@@ -87,7 +87,7 @@ def http2():
 
 
 # A budget ends the stream in the middle: the SDK reads the valid end of an answer that reached its limit.
-LONG = {"max_tokens": 32_000, "messages": [{"role": "user", "content": "hello [[fake tokens=3000 chunks=3000]]"}]}
+LONG = {"max_tokens": 32_000, "messages": [{"role": "user", "content": "hello [[fake tokens=3000 chunks=3000 gate=never gate_at=2600]]"}]}
 
 
 def cut_helper():

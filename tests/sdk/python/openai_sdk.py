@@ -109,7 +109,7 @@ def http2():
 
 
 # A budget ends the stream in the middle: the SDK reads the valid end of an answer that reached its limit.
-LONG = "hello [[fake tokens=3000 chunks=3000]]"
+LONG = "hello [[fake tokens=3000 chunks=3000 gate=never gate_at=2600]]"
 
 
 def cut_chat():
